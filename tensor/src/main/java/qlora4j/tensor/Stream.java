@@ -1,0 +1,113 @@
+package qlora4j.tensor;
+
+import java.util.Objects;
+
+/**
+ * A queue of work on one device, with the arena that its intermediate tensors come from. Every operation of the
+ * project takes a stream as its first argument. On the CPU a call has run when it returns; on a GPU it is enqueued, and
+ * only {@link Backend#download} and {@link #synchronize} wait.
+ *
+ * <p>Intermediate tensors are asked for with {@link #take} and given back with {@link #release}, in an order that
+ * depends on shapes alone. Under an {@link ArenaPlan} ({@link #begin}) the n-th {@code take} gets the n-th tensor that
+ * the plan laid out, so that a planned step allocates nothing; without one, each is an allocation of its own.
+ *
+ * <p>A stream belongs to one thread at a time.
+ */
+public class Stream implements AutoCloseable {
+    private final Backend backend;
+    private ArenaPlan.Cursor cursor;
+    private final java.util.IdentityHashMap<Tensor, Allocation> loose = new java.util.IdentityHashMap<>();
+
+    protected Stream(Backend backend) {
+        this.backend = backend;
+    }
+
+    public final Backend backend() {
+        return backend;
+    }
+
+    public final Device device() {
+        return backend.device();
+    }
+
+    /** Whether this stream records shapes and computes nothing. */
+    public final boolean isPlan() {
+        return backend.device().equals(Device.PLAN);
+    }
+
+    public final <K> K kernels(Class<K> kernelInterface) {
+        return backend.kernels(kernelInterface);
+    }
+
+    /** An intermediate tensor with undefined contents. */
+    public Tensor take(DType dtype, long... shape) {
+        if (cursor != null) {
+            return cursor.take(dtype, shape);
+        }
+        Allocation memory = backend.allocate(Math.max(1, dtype.bytes(Tensor.elements(shape))), MemoryUse.ACTIVATIONS);
+        Tensor t = memory.tensor(0, dtype, shape);
+        loose.put(t, memory);
+        return t;
+    }
+
+    /** Gives tensors of {@link #take} back; null entries are passed over. */
+    public void release(Tensor... tensors) {
+        for (Tensor t : tensors) {
+            release(t);
+        }
+    }
+
+    /** Gives a tensor of {@link #take} back; null is passed over. */
+    public void release(Tensor tensor) {
+        if (tensor == null) {
+            return;
+        }
+        if (cursor != null) {
+            cursor.release(tensor);
+            return;
+        }
+        Allocation memory = loose.remove(tensor);
+        if (memory == null) {
+            throw new IllegalStateException(tensor + " was not taken from this stream, or was released before");
+        }
+        synchronize();
+        memory.close();
+    }
+
+    /** Starts a step that takes and releases exactly as {@code plan} recorded; {@link #end} checks that it did. */
+    public final void begin(ArenaPlan plan, Allocation arena) {
+        if (cursor != null) {
+            throw new IllegalStateException("a planned step is already under way on this stream");
+        }
+        cursor = Objects.requireNonNull(plan).cursor(arena);
+    }
+
+    /** Ends the step that {@link #begin} started. */
+    public final void end() {
+        ArenaPlan.Cursor c = cursor;
+        cursor = null;
+        c.checkDone();
+    }
+
+    /** Forgets a planned step that failed half-way. */
+    public final void abandon() {
+        cursor = null;
+    }
+
+    /** Copies host ints to {@code target} (int32, same size); on the plan device nothing. */
+    public final void upload(int[] values, Tensor target) {
+        if (!isPlan()) {
+            backend.upload(Tensor.of(values, values.length), target.view(target.size()));
+        }
+    }
+
+    /** Waits for everything enqueued so far. */
+    public void synchronize() {
+    }
+
+    @Override
+    public void close() {
+        loose.values().forEach(Allocation::close);
+        loose.clear();
+    }
+}
