@@ -101,6 +101,15 @@ public class Stream implements AutoCloseable {
         }
     }
 
+    /** Sets all bytes of a tensor of this device to zero. A device stream overrides it; on the plan device nothing. */
+    public void zero(Tensor tensor) {
+        if (device().isHost()) {
+            tensor.data().fill((byte) 0);
+        } else if (!isPlan()) {
+            throw new UnsupportedOperationException(getClass().getName() + " cannot zero a tensor on " + device());
+        }
+    }
+
     /** Waits for everything enqueued so far. */
     public void synchronize() {
     }
