@@ -1,0 +1,80 @@
+package qlora4j.safetensors;
+
+import java.io.IOException;
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
+import java.nio.channels.FileChannel;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
+import java.util.UUID;
+
+/** A file that is written beside its place, synchronised to disk and then renamed into it. */
+final class AtomicFile {
+    /** Bytes handed to the channel at once; heap memory is copied through a buffer of this size. */
+    private static final long PIECE = 1 << 20;
+
+    private final FileChannel channel;
+    private long position;
+
+    /** What to write. */
+    interface Content {
+        void writeTo(AtomicFile out) throws IOException;
+    }
+
+    private AtomicFile(FileChannel channel) {
+        this.channel = channel;
+    }
+
+    static void write(Path file, Content content) throws IOException {
+        Path directory = file.toAbsolutePath().getParent();
+        Path temporary = directory.resolve("." + file.getFileName() + "." + UUID.randomUUID() + ".tmp");
+        try {
+            try (FileChannel channel = FileChannel.open(temporary, StandardOpenOption.WRITE,
+                    StandardOpenOption.CREATE_NEW)) {
+                content.writeTo(new AtomicFile(channel));
+                channel.force(true);
+            }
+            Files.move(temporary, file, StandardCopyOption.ATOMIC_MOVE);
+        } catch (IOException | RuntimeException | Error e) {
+            deleteAfter(e, temporary);
+            throw e;
+        }
+        if (directory.getFileSystem().supportedFileAttributeViews().contains("posix")) {
+            // The rename itself: elsewhere a directory cannot be opened for this.
+            try (FileChannel channel = FileChannel.open(directory, StandardOpenOption.READ)) {
+                channel.force(true);
+            }
+        }
+    }
+
+    private static void deleteAfter(Throwable failure, Path temporary) {
+        try {
+            Files.deleteIfExists(temporary);
+        } catch (IOException e) {
+            failure.addSuppressed(e);
+        }
+    }
+
+    long position() {
+        return position;
+    }
+
+    void writeLong(long value) throws IOException {
+        write(MemorySegment.ofBuffer(ByteBuffer.allocate(Long.BYTES).order(ByteOrder.LITTLE_ENDIAN).putLong(0, value)));
+    }
+
+    void write(MemorySegment bytes) throws IOException {
+        for (long done = 0; done < bytes.byteSize();) {
+            long n = Math.min(PIECE, bytes.byteSize() - done);
+            ByteBuffer piece = bytes.asSlice(done, n).asByteBuffer();
+            while (piece.hasRemaining()) {
+                channel.write(piece);
+            }
+            done += n;
+        }
+        position += bytes.byteSize();
+    }
+}
