@@ -55,7 +55,8 @@ public final class Safetensors implements SafetensorsView {
         long length = bytes.get(LENGTH, 0);
         if (length < 0) {
             throw new SafetensorsException(Kind.HEADER_LENGTH_NEGATIVE, file, null, "the header's length is "
-                    + Long.toUnsignedString(length) + ", " + length + " as a signed number; is this a safetensors file?");
+                    + Long.toUnsignedString(length) + ", " + length
+                    + " as a signed number; is this a safetensors file?");
         }
         if (length > Header.MAX_BYTES) {
             throw new SafetensorsException(Kind.HEADER_TOO_LARGE, file, null, "the header's length is " + length

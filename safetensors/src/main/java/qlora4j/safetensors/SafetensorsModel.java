@@ -104,8 +104,9 @@ public final class SafetensorsModel implements SafetensorsView {
             }
             for (Map.Entry<String, String> e : shardOf.entrySet()) {
                 if (!byFile.get(e.getValue()).contains(e.getKey())) {
-                    throw new SafetensorsException(Kind.TENSOR_NOT_IN_SHARD, index, e.getKey(), "the index places it in "
-                            + e.getValue() + ", which does not hold it");
+                    throw new SafetensorsException(Kind.TENSOR_NOT_IN_SHARD, index, e.getKey(),
+                            "the index places it in "
+                                    + e.getValue() + ", which does not hold it");
                 }
             }
             return new SafetensorsModel(index, shards);

@@ -80,7 +80,8 @@ final class ShardIndex {
         try {
             relative = Path.of(shard);
         } catch (InvalidPathException e) {
-            throw new SafetensorsException(Kind.INDEX_MALFORMED, index, tensor, "its file name " + shown + " is no path");
+            throw new SafetensorsException(Kind.INDEX_MALFORMED, index, tensor,
+                    "its file name " + shown + " is no path");
         }
         Path file = directory.resolve(relative).normalize();
         if (relative.isAbsolute() || !file.startsWith(directory) || file.equals(directory)) {
