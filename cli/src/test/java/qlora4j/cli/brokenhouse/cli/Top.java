@@ -1,0 +1,5 @@
+package qlora4j.cli.brokenhouse.cli;
+
+/** Nobody may use the command line. */
+public final class Top {
+}

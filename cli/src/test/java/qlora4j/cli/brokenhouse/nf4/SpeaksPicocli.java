@@ -1,0 +1,6 @@
+package qlora4j.cli.brokenhouse.nf4;
+
+import picocli.CommandLine;
+
+record SpeaksPicocli(CommandLine line) {
+}
