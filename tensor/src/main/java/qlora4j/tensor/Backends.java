@@ -91,7 +91,8 @@ public final class Backends {
             }
         }
         throw new IllegalArgumentException("--backend " + name + ": there is no such backend in this installation;"
-                + " expected auto, scalar, cpu" + providers().stream().map(p -> ", " + p.name()).reduce("", String::concat));
+                + " expected auto, scalar, cpu"
+                + providers().stream().map(p -> ", " + p.name()).reduce("", String::concat));
     }
 
     private static List<Provider> providers() {

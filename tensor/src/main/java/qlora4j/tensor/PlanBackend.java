@@ -37,7 +37,8 @@ public final class PlanBackend implements Backend {
     private static Object noOperation(Class<?> type) {
         for (Method m : type.getMethods()) {
             if (m.getReturnType() != void.class && !m.isDefault()) {
-                throw new IllegalArgumentException("kernel method " + m + " returns a value: results belong in tensors");
+                throw new IllegalArgumentException(
+                        "kernel method " + m + " returns a value: results belong in tensors");
             }
         }
         return Proxy.newProxyInstance(type.getClassLoader(), new Class<?>[]{type}, (proxy, method, arguments) -> null);
