@@ -1,7 +1,7 @@
 package qlora4j.safetensors;
 
-import java.lang.foreign.MemorySegment;
 import java.util.List;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.apache.arrow.memory.ArrowBuf;
 import org.apache.arrow.memory.BufferAllocator;
 import org.apache.arrow.memory.ForeignAllocation;
@@ -21,17 +21,30 @@ final class ArrowView {
         if (info.bytes() == 0) {
             return allocator.getEmpty();
         }
-        MemorySegment data = mapping.hold().asSlice(info.offset(), info.bytes());
+        Held held = new Held(mapping, info);
         try {
-            return allocator.wrapForeignAllocation(new ForeignAllocation(info.bytes(), data.address()) {
-                @Override
-                protected void release0() {
-                    mapping.release();
-                }
-            }).writerIndex(info.bytes());
+            return allocator.wrapForeignAllocation(held).writerIndex(info.bytes());
         } catch (RuntimeException | Error e) {
-            mapping.release();
+            held.release0();
             throw e;
+        }
+    }
+
+    /** A tensor's bytes, which keep the mapping until Arrow releases them (or fails to take them) for the first time. */
+    private static final class Held extends ForeignAllocation {
+        private final Mapping mapping;
+        private final AtomicBoolean released = new AtomicBoolean();
+
+        Held(Mapping mapping, TensorInfo info) {
+            super(info.bytes(), mapping.hold().address() + info.offset());
+            this.mapping = mapping;
+        }
+
+        @Override
+        protected void release0() {
+            if (!released.getAndSet(true)) {
+                mapping.release();
+            }
         }
     }
 

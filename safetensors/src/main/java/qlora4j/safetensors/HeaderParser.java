@@ -72,7 +72,7 @@ final class HeaderParser {
             throw error(Kind.HEADER_NOT_OBJECT, null, "the header is " + what(first) + ", not an object");
         }
         while (p.nextToken() == JsonToken.FIELD_NAME) {
-            String name = unicode(p.currentName(), null);
+            String name = unicode(p.currentName());
             p.nextToken();
             if (name.equals(Header.METADATA)) {
                 metadata(p);
@@ -97,12 +97,12 @@ final class HeaderParser {
         }
         metadata = new LinkedHashMap<>();
         while (p.nextToken() == JsonToken.FIELD_NAME) {
-            String key = unicode(p.currentName(), null);
+            String key = unicode(p.currentName());
             if (p.nextToken() != JsonToken.VALUE_STRING) {
                 throw error(Kind.METADATA_NOT_STRING, null, Header.METADATA + "'s " + SafetensorsException.quote(key)
                         + " is " + what(p.currentToken()) + ", not a string");
             }
-            if (metadata.put(key, unicode(p.getText(), null)) != null) {
+            if (metadata.put(key, unicode(p.getText())) != null) {
                 throw error(Kind.DUPLICATE_KEY, null,
                         Header.METADATA + " has " + SafetensorsException.quote(key) + " twice");
             }
@@ -222,10 +222,11 @@ final class HeaderParser {
         }
     }
 
-    private String unicode(String text, String tensor) throws SafetensorsException {
+    /** The parser lets some escapes of half a surrogate pair pass. */
+    private String unicode(String text) throws SafetensorsException {
         if (!Json.isUnicode(text)) {
-            throw error(Kind.HEADER_NOT_UTF8, tensor,
-                    "the header escapes half a surrogate pair in " + SafetensorsException.quote(text));
+            throw error(Kind.HEADER_NOT_JSON, null,
+                    "the header is not JSON: half a surrogate pair in " + SafetensorsException.quote(text));
         }
         return text;
     }

@@ -17,9 +17,9 @@ public final class SafetensorsException extends IOException {
         HEADER_TOO_LARGE,
         /** The header's length is within the limit, but reaches past the end of the file. */
         HEADER_PAST_END,
-        /** The header's bytes, or a character that they escape, are not valid Unicode. */
+        /** The header's bytes are not UTF-8. */
         HEADER_NOT_UTF8,
-        /** The header is not one JSON value, or something follows it. */
+        /** The header is not JSON (an escape of half a surrogate pair included), or something follows it. */
         HEADER_NOT_JSON,
         /** The header is JSON, but not an object. */
         HEADER_NOT_OBJECT,
