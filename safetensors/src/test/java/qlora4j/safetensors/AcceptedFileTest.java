@@ -64,8 +64,9 @@ class AcceptedFileTest {
 
     @Test
     void zeroSizeTensorsAnywhere() throws IOException {
-        String header = "{" + RawFile.entry("end", "F64", "[0]", "[4,4]") + "," + RawFile.entry("w", "U8", "[4]", "[0,4]")
-                + "," + RawFile.entry("start", "F64", "[2,0,9223372036854775807]", "[0,0]") + "}";
+        String header =
+                "{" + RawFile.entry("end", "F64", "[0]", "[4,4]") + "," + RawFile.entry("w", "U8", "[4]", "[0,4]")
+                        + "," + RawFile.entry("start", "F64", "[2,0,9223372036854775807]", "[0,0]") + "}";
         try (Safetensors s = Safetensors.open(RawFile.write(file, header, 4))) {
             assertThat(s.names()).containsExactly("start", "w", "end");
             assertThat(s.segment("start").byteSize()).isZero();

@@ -141,7 +141,8 @@ class FuzzPropertyTest {
         }
         JsonNode root;
         try {
-            String json = StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes, 8, (int) length)).toString();
+            String json =
+                    StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(bytes, 8, (int) length)).toString();
             root = MINUS.matcher(json).find() ? null : TREE.readTree(json);
         } catch (CharacterCodingException | JsonProcessingException e) {
             return null;
@@ -156,7 +157,8 @@ class FuzzPropertyTest {
                 if (!e.getValue().isObject() || !e.getValue().valueStream().allMatch(JsonNode::isTextual)) {
                     return null;
                 }
-                e.getValue().properties().forEach(m -> contents.put("metadata " + m.getKey(), m.getValue().textValue()));
+                e.getValue().properties()
+                        .forEach(m -> contents.put("metadata " + m.getKey(), m.getValue().textValue()));
                 continue;
             }
             long[] span = span(e.getValue());

@@ -47,7 +47,8 @@ class SafetensorsModelTest {
     }
 
     private void index(String weightMap) throws IOException {
-        Files.writeString(index, "{\"metadata\": {\"total_size\": 32, \"x\": [{}]}, \"weight_map\": {" + weightMap + "}}");
+        Files.writeString(index,
+                "{\"metadata\": {\"total_size\": 32, \"x\": [{}]}, \"weight_map\": {" + weightMap + "}}");
     }
 
     private static String at(String tensor, String shard) {

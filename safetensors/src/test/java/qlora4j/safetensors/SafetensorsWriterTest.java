@@ -192,8 +192,8 @@ class SafetensorsWriterTest {
                 .hasMessageContaining("'b'").hasMessageContaining("needs 4 bytes").hasMessageContaining("has 5");
         assertThatThrownBy(() -> w.add("b", DType.F4, MemorySegment.ofArray(new byte[2]), 3))
                 .hasMessageContaining("'b'").hasMessageContaining("whole bytes");
-        assertThatThrownBy(() -> w.add("b", DType.U8, s -> { }, -1)).hasMessageContaining("negative");
-        assertThatThrownBy(() -> w.add("b", DType.U8, s -> { }, 1L << 62, 4)).hasMessageContaining("overflow");
+        assertThatThrownBy(() -> w.add("b", DType.U8, s -> {}, -1)).hasMessageContaining("negative");
+        assertThatThrownBy(() -> w.add("b", DType.U8, s -> {}, 1L << 62, 4)).hasMessageContaining("overflow");
         assertThatThrownBy(() -> w.add("b", Tensor.shapeOnly(DType.F32, 1))).hasMessageContaining("host");
         assertThatThrownBy(() -> w.alignment(12)).hasMessageContaining("12");
         assertThatThrownBy(() -> w.alignment(4)).hasMessageContaining("4");
