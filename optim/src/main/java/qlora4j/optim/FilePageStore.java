@@ -19,7 +19,7 @@ public final class FilePageStore implements PageStore {
     private final FileChannel channel;
     private final int pageBytes;
 
-    private FilePageStore(Path file, FileChannel channel, int pageBytes) {
+    FilePageStore(Path file, FileChannel channel, int pageBytes) {
         this.file = file;
         this.channel = channel;
         this.pageBytes = pageBytes;
