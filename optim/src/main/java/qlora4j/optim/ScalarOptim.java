@@ -16,8 +16,13 @@ class ScalarOptim implements OptimKernels {
     public void adamW(Stream stream, AdamHyper hyper, Tensor params, Tensor grads, Tensor expAvg, Tensor expAvgSq,
             Tensor scalars) {
         AdamConstants c = AdamConstants.of(hyper, scalars, params.dtype());
-        for (long i = 0; i < params.size(); i++) {
-            switch (hyper.formula()) {
+        adamW(hyper.formula(), c, 0, params.size(), params, grads, expAvg, expAvgSq);
+    }
+
+    static void adamW(AdamHyper.Formula formula, AdamConstants c, long from, long to, Tensor params, Tensor grads,
+            Tensor expAvg, Tensor expAvgSq) {
+        for (long i = from; i < to; i++) {
+            switch (formula) {
                 case TORCH -> torch(c, i, params, grads, expAvg, expAvgSq);
                 case BITSANDBYTES -> bitsandbytes(c, i, params, grads, expAvg, expAvgSq);
             }
@@ -98,12 +103,16 @@ class ScalarOptim implements OptimKernels {
 
     @Override
     public void nonFinite(Stream stream, Tensor x, Tensor count) {
+        count.set(0, nonFinite(x, 0, x.size()));
+    }
+
+    static long nonFinite(Tensor x, long from, long to) {
         long bad = 0;
-        for (long i = 0; i < x.size(); i++) {
+        for (long i = from; i < to; i++) {
             if (!Double.isFinite(x.get(i))) {
                 bad++;
             }
         }
-        count.set(0, bad);
+        return bad;
     }
 }

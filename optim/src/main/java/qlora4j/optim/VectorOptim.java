@@ -5,7 +5,6 @@ import java.nio.ByteOrder;
 import java.util.concurrent.atomic.AtomicLong;
 import jdk.incubator.vector.DoubleVector;
 import jdk.incubator.vector.FloatVector;
-import jdk.incubator.vector.VectorMask;
 import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorShape;
 import jdk.incubator.vector.VectorSpecies;
@@ -16,8 +15,8 @@ import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
 
 /**
- * The Vector API twin of {@link ScalarOptim} for float32, bit-identical to it. float64 buffers (finite differences) go
- * through the reference itself.
+ * The Vector API twin of {@link ScalarOptim} for float32, bit-identical to it. What is left over by whole
+ * vectors, and float64 buffers (finite differences), go through the reference itself.
  */
 final class VectorOptim extends ScalarOptim {
     private static final ByteOrder LITTLE = ByteOrder.LITTLE_ENDIAN;
@@ -43,19 +42,17 @@ final class VectorOptim extends ScalarOptim {
         }
         AdamConstants c = AdamConstants.of(hyper, scalars, DType.F32);
         boolean torch = hyper.formula() == AdamHyper.Formula.TORCH;
-        MemorySegment p = params.data();
-        MemorySegment g = grads.data();
-        MemorySegment m = expAvg.data();
-        MemorySegment v = expAvgSq.data();
         long n = params.size();
         team.run(tasks(n), (task, worker) -> {
             long from = (long) task * TASK;
-            int length = (int) Math.min(TASK, n - from);
+            long to = Math.min(from + TASK, n);
+            long vectors = from + Lanes.F.loopBound(to - from);
             if (torch) {
-                torch(c, p, g, m, v, 4 * from, length);
+                torch(c, params.data(), grads.data(), expAvg.data(), expAvgSq.data(), 4 * from, 4 * vectors);
             } else {
-                bitsandbytes(c, p, g, m, v, 4 * from, length);
+                bitsandbytes(c, params.data(), grads.data(), expAvg.data(), expAvgSq.data(), 4 * from, 4 * vectors);
             }
+            adamW(hyper.formula(), c, vectors, to, params, grads, expAvg, expAvgSq);
         });
     }
 
@@ -64,7 +61,7 @@ final class VectorOptim extends ScalarOptim {
     }
 
     private static void torch(AdamConstants c, MemorySegment params, MemorySegment grads, MemorySegment expAvg,
-            MemorySegment expAvgSq, long at, int length) {
+            MemorySegment expAvgSq, long from, long to) {
         float scale = (float) c.gradScale();
         float decay = (float) c.decay();
         float weight1 = (float) c.oneMinusBeta1();
@@ -73,25 +70,23 @@ final class VectorOptim extends ScalarOptim {
         float correction2 = (float) c.correction2();
         float epsilon = (float) c.epsilon();
         float stepSize = (float) c.stepSize();
-        for (int i = 0; i < length; i += Lanes.L) {
-            VectorMask<Float> in = Lanes.F.indexInRange(i, length);
-            long o = at + 4L * i;
-            FloatVector g = FloatVector.fromMemorySegment(Lanes.F, grads, o, LITTLE, in).mul(scale);
-            FloatVector p = FloatVector.fromMemorySegment(Lanes.F, params, o, LITTLE, in).mul(decay);
-            FloatVector m = FloatVector.fromMemorySegment(Lanes.F, expAvg, o, LITTLE, in);
-            FloatVector v = FloatVector.fromMemorySegment(Lanes.F, expAvgSq, o, LITTLE, in);
+        for (long o = from; o < to; o += 4L * Lanes.L) {
+            FloatVector g = FloatVector.fromMemorySegment(Lanes.F, grads, o, LITTLE).mul(scale);
+            FloatVector p = FloatVector.fromMemorySegment(Lanes.F, params, o, LITTLE).mul(decay);
+            FloatVector m = FloatVector.fromMemorySegment(Lanes.F, expAvg, o, LITTLE);
+            FloatVector v = FloatVector.fromMemorySegment(Lanes.F, expAvgSq, o, LITTLE);
             m = m.add(g.sub(m).mul(weight1));
             v = v.mul(beta2).add(g.mul(g).mul(weight2));
             FloatVector denominator = v.sqrt().div(correction2).add(epsilon);
             p = p.add(m.div(denominator).mul(stepSize));
-            p.intoMemorySegment(params, o, LITTLE, in);
-            m.intoMemorySegment(expAvg, o, LITTLE, in);
-            v.intoMemorySegment(expAvgSq, o, LITTLE, in);
+            p.intoMemorySegment(params, o, LITTLE);
+            m.intoMemorySegment(expAvg, o, LITTLE);
+            v.intoMemorySegment(expAvgSq, o, LITTLE);
         }
     }
 
     private static void bitsandbytes(AdamConstants c, MemorySegment params, MemorySegment grads, MemorySegment expAvg,
-            MemorySegment expAvgSq, long at, int length) {
+            MemorySegment expAvgSq, long from, long to) {
         float scale = (float) c.gradScale();
         float beta1 = (float) c.beta1();
         float weight1 = (float) c.oneMinusBeta1();
@@ -100,19 +95,17 @@ final class VectorOptim extends ScalarOptim {
         float epsilon = (float) c.epsilon();
         float stepSize = (float) c.stepSize();
         float decay = (float) c.decay();
-        for (int i = 0; i < length; i += Lanes.L) {
-            VectorMask<Float> in = Lanes.F.indexInRange(i, length);
-            long o = at + 4L * i;
-            FloatVector g = FloatVector.fromMemorySegment(Lanes.F, grads, o, LITTLE, in).mul(scale);
-            FloatVector p = FloatVector.fromMemorySegment(Lanes.F, params, o, LITTLE, in);
-            FloatVector m = FloatVector.fromMemorySegment(Lanes.F, expAvg, o, LITTLE, in);
-            FloatVector v = FloatVector.fromMemorySegment(Lanes.F, expAvgSq, o, LITTLE, in);
+        for (long o = from; o < to; o += 4L * Lanes.L) {
+            FloatVector g = FloatVector.fromMemorySegment(Lanes.F, grads, o, LITTLE).mul(scale);
+            FloatVector p = FloatVector.fromMemorySegment(Lanes.F, params, o, LITTLE);
+            FloatVector m = FloatVector.fromMemorySegment(Lanes.F, expAvg, o, LITTLE);
+            FloatVector v = FloatVector.fromMemorySegment(Lanes.F, expAvgSq, o, LITTLE);
             m = m.mul(beta1).add(g.mul(weight1));
             v = v.mul(beta2).add(g.mul(weight2).mul(g));
             p = p.add(m.div(v.sqrt().add(epsilon)).mul(stepSize)).mul(decay);
-            p.intoMemorySegment(params, o, LITTLE, in);
-            m.intoMemorySegment(expAvg, o, LITTLE, in);
-            v.intoMemorySegment(expAvgSq, o, LITTLE, in);
+            p.intoMemorySegment(params, o, LITTLE);
+            m.intoMemorySegment(expAvg, o, LITTLE);
+            v.intoMemorySegment(expAvgSq, o, LITTLE);
         }
     }
 
@@ -159,18 +152,18 @@ final class VectorOptim extends ScalarOptim {
         AtomicLong bad = new AtomicLong();
         team.run(tasks(n), (task, worker) -> {
             long from = (long) task * TASK;
-            bad.addAndGet(nonFinite(x.data(), 4 * from, (int) Math.min(TASK, n - from)));
+            long to = Math.min(from + TASK, n);
+            long vectors = from + Lanes.F.loopBound(to - from);
+            bad.addAndGet(nonFinite(x.data(), 4 * from, 4 * vectors) + nonFinite(x, vectors, to));
         });
         count.set(0, bad.get());
     }
 
-    private static int nonFinite(MemorySegment x, long at, int length) {
-        int bad = 0;
-        for (int i = 0; i < length; i += Lanes.L) {
-            VectorMask<Float> in = Lanes.F.indexInRange(i, length);
-            FloatVector f = FloatVector.fromMemorySegment(Lanes.F, x, at + 4L * i, LITTLE, in);
-            bad += f.test(VectorOperators.IS_FINITE).not().and(in).trueCount();
+    private static long nonFinite(MemorySegment x, long from, long to) {
+        long finite = 0;
+        for (long o = from; o < to; o += 4L * Lanes.L) {
+            finite += FloatVector.fromMemorySegment(Lanes.F, x, o, LITTLE).test(VectorOperators.IS_FINITE).trueCount();
         }
-        return bad;
+        return (to - from) / 4 - finite;
     }
 }

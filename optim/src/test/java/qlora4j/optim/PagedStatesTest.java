@@ -279,7 +279,8 @@ class PagedStatesTest {
             public void close() {
             }
         };
-        assertThatThrownBy(() -> train(Residency.parse("0%"), (pages, bytes) -> full)).hasMessageContaining("disk full");
+        assertThatThrownBy(() -> train(Residency.parse("0%"), (pages, bytes) -> full))
+                .hasMessageContaining("disk full");
     }
 
     @Test
