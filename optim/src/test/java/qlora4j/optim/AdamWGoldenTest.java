@@ -29,7 +29,7 @@ class AdamWGoldenTest {
 
     @ParameterizedTest
     @CsvSource({"scalar, a, TORCH", "scalar, b, TORCH", "scalar, a, BITSANDBYTES", "scalar, b, BITSANDBYTES",
-        "cpu, a, TORCH", "cpu, b, TORCH", "cpu, a, BITSANDBYTES", "cpu, b, BITSANDBYTES"})
+            "cpu, a, TORCH", "cpu, b, TORCH", "cpu, a, BITSANDBYTES", "cpu, b, BITSANDBYTES"})
     void parametersAndStatesAreThoseRecorded(String backendName, String set, AdamHyper.Formula formula)
             throws IOException, URISyntaxException {
         boolean torch = formula == AdamHyper.Formula.TORCH;

@@ -11,7 +11,7 @@ import org.junit.jupiter.params.provider.ValueSource;
 class ResidencyTest {
     @ParameterizedTest
     @CsvSource({"100%, 1000", "0%, 0", "50%, 500", "12.5%, 125", "0, 0", "999, 999", "5000, 1000", "0.5k, 512",
-        "1KiB, 1000", "2GiB, 1000"})
+            "1KiB, 1000", "2GiB, 1000"})
     void budgets(String text, long bytes) {
         assertThat(Residency.parse(text).budget(1000)).isEqualTo(bytes);
     }

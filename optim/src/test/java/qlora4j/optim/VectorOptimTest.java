@@ -77,7 +77,7 @@ class VectorOptimTest {
                 v.set(i, v.get(i) * v.get(i));
             }
             assertSame(formula, new Tensor[]{Bits.normal(DType.F32, 1, LONG, 1), Bits.normal(DType.F32, 2, LONG, 1e-2),
-                Bits.normal(DType.F32, 3, LONG, 1e-3), v}, 0.37, 0.01);
+                    Bits.normal(DType.F32, 3, LONG, 1e-3), v}, 0.37, 0.01);
         }
     }
 
