@@ -8,8 +8,8 @@ import java.nio.ByteOrder;
  * Element types. The first group can be computed with; the rest can be stored, loaded and inspected.
  *
  * <p>All multi-byte elements are little-endian in memory and on disk, as in safetensors. {@link #get} and {@link #set}
- * read and write one element as a double; {@code set} rounds to nearest, ties to even, and is the only place in the
- * project where a double is narrowed to an element. Narrowing to a 16-bit or 8-bit float goes through float first.
+ * read and write one element as a double; {@code set} rounds to nearest, ties to even; {@link Tensor#copyFrom}
+ * converts in bulk to the same bits. Narrowing to a 16-bit or 8-bit float goes through float first.
  */
 public enum DType {
     F64(64), F32(32), BF16(16), F16(16), //

@@ -193,8 +193,8 @@ public final class Tensor {
     /** All elements as floats. Host tensors of fewer than 2^31 elements only. */
     public float[] toFloats() {
         float[] out = new float[Math.toIntExact(size)];
-        if (dtype == DType.F32) {
-            MemorySegment.copy(data, 0, MemorySegment.ofArray(out), 0, 4L * out.length);
+        if (Conversion.handles(dtype)) {
+            Conversion.toFloats(dtype, data, out);
             return out;
         }
         for (int i = 0; i < out.length; i++) {
@@ -212,13 +212,18 @@ public final class Tensor {
         return out;
     }
 
-    /** Copies elements from {@code source}, converting the type. Host tensors only. */
+    /**
+     * Copies elements from {@code source}, converting the type: the same values as {@link #get} and {@link #set}, in bulk
+     * where both types can be computed with. The memories must not overlap unless the types are equal. Host tensors only.
+     */
     public Tensor copyFrom(Tensor source) {
         if (source.size != size) {
             throw new IllegalArgumentException("copy of " + source + " to " + this);
         }
         if (source.dtype == dtype) {
             data.copyFrom(source.data);
+        } else if (Conversion.handles(source.dtype) && Conversion.handles(dtype)) {
+            Conversion.copy(source.dtype, source.data, dtype, data, size);
         } else {
             for (long i = 0; i < size; i++) {
                 set(i, source.get(i));
