@@ -15,14 +15,14 @@ package qlora4j.nf4;
 public final class Codebook {
     /** 4-bit NormalFloat. */
     public static final Codebook NF4 = new Codebook("nf4", NormalFloat.values(4), new float[]{
-            -0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f,
-            -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
-            0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f,
-            0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f}, false);
+        -0.8480964004993439f, -0.6106329262256622f, -0.4599952697753906f, -0.33967943489551544f,
+        -0.23460740596055984f, -0.13791173323988914f, -0.045525018125772476f, 0.03979014977812767f,
+        0.1202552504837513f, 0.2035212516784668f, 0.2920137718319893f, 0.3893125355243683f,
+        0.5016634166240692f, 0.6427869200706482f, 0.8614784181118011f}, false);
 
     /** 4-bit floating point: sign, and eight magnitudes. */
     public static final Codebook FP4 = new Codebook("fp4", fp4Values(), new float[]{
-            0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f, 0.4166667f, 0.583333f, 0.8333333f}, true);
+        0.00260417f, 0.0859375f, 0.20833333f, 0.29166667f, 0.4166667f, 0.583333f, 0.8333333f}, true);
 
     /** Number of codes. */
     public static final int SIZE = 16;
@@ -45,13 +45,13 @@ public final class Codebook {
         this.zeroCode = code(0f);
     }
 
-    /** Twelfths of the magnitudes 0, 1/16, 8, 12, 4, 6, 2, 3 of codes 0 to 7; codes 8 to 15 are their negatives. */
+    /** The magnitudes of codes 0 to 7 are twelfths; codes 8 to 15 are their negatives. */
     private static float[] fp4Values() {
         float[] twelfths = {0, 0.0625f, 8, 12, 4, 6, 2, 3};
         float[] values = new float[SIZE];
         for (int i = 0; i < SIGN_BIT; i++) {
             values[i] = twelfths[i] / 12;
-            values[i + SIGN_BIT] = i == 0 ? 0 : -values[i];
+            values[i + SIGN_BIT] = -values[i];
         }
         return values;
     }
@@ -76,7 +76,7 @@ public final class Codebook {
         return name;
     }
 
-    /** The value of a code, 0 to 15. */
+    /** The value of a code, 0 to 15. Code 8 of FP4 is -0. */
     public float value(int code) {
         return values[code];
     }
@@ -89,6 +89,15 @@ public final class Codebook {
     /** A copy of the thresholds, ascending: 15 of x, or 7 of |x| where {@link #signMagnitude}. */
     public float[] thresholds() {
         return thresholds.clone();
+    }
+
+    /** The 16 values as bitsandbytes' checkpoints list them ({@code quant_map}): every zero is positive. */
+    public float[] quantMap() {
+        float[] map = values();
+        for (int i = 0; i < map.length; i++) {
+            map[i] += 0f;
+        }
+        return map;
     }
 
     /** Whether thresholds are compared with the magnitude and bit 3 of a code is the sign. */

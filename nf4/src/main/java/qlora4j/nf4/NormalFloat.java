@@ -57,9 +57,9 @@ public final class NormalFloat {
         return quantiles;
     }
 
-    /** Point {@code i} of {@code count} evenly spaced float32 numbers, counted from the nearer end. */
+    /** Point {@code i} of {@code count} evenly spaced float32 numbers, counted from the nearer end, rounded once. */
     private static float linspace(float start, float end, int count, int i) {
         float step = (end - start) / (count - 1);
-        return i < count / 2 ? start + step * i : end - step * (count - 1 - i);
+        return i < count / 2 ? Math.fma(step, i, start) : Math.fma(-step, count - 1 - i, end);
     }
 }

@@ -13,10 +13,10 @@ import org.junit.jupiter.params.provider.ValueSource;
 class CodebookTest {
     /** The table of QLoRA, appendix E, with the digits of bitsandbytes' source. */
     private static final float[] PUBLISHED = {
-            -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
-            -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
-            0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f,
-            1.0f};
+        -1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f, -0.28444138169288635f,
+        -0.18477343022823334f, -0.09105003625154495f, 0.0f, 0.07958029955625534f, 0.16093020141124725f,
+        0.24611230194568634f, 0.33791524171829224f, 0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f,
+        1.0f};
 
     @Test
     void derivedNormalFloatIsThePublishedTable() {
@@ -43,7 +43,14 @@ class CodebookTest {
     @Test
     void fp4ValuesAreTwelfths() {
         assertThat(Codebook.FP4.values()).containsExactly(0f, 0.005208333333f, 0.66666667f, 1f, 0.33333333f, 0.5f,
-                0.16666667f, 0.25f, 0f, -0.005208333333f, -0.66666667f, -1f, -0.33333333f, -0.5f, -0.16666667f, -0.25f);
+                0.16666667f, 0.25f, -0f, -0.005208333333f, -0.66666667f, -1f, -0.33333333f, -0.5f, -0.16666667f,
+                -0.25f);
+    }
+
+    @Test
+    void checkpointsListPositiveZeros() {
+        assertThat(Codebook.FP4.quantMap()[8]).isEqualTo(0f);
+        assertThat(Codebook.NF4.quantMap()).containsExactly(Codebook.NF4.values());
     }
 
     @Test

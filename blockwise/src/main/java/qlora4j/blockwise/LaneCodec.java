@@ -1,0 +1,154 @@
+package qlora4j.blockwise;
+
+import java.lang.foreign.MemorySegment;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.VectorMask;
+import jdk.incubator.vector.VectorOperators;
+import qlora4j.nf4.Absmax;
+import qlora4j.nf4.Codebook;
+import qlora4j.nf4.Nibbles;
+import qlora4j.tensor.Lanes;
+
+/** One codebook in vectors: the largest magnitude of a block, its codes, and the values of codes. */
+final class LaneCodec {
+    private static final int L = Lanes.L;
+    private static final int MAGNITUDE = 0x7fff_ffff;
+    private static final int SIGN_BIT = 8;
+
+    /** Where element 0, 1, 2 ... of eight lies in a little-endian word of four pairs, the first of a pair high. */
+    private static final int[] SHIFTS = {4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24};
+
+    private final Codebook codebook;
+    private final float[] thresholds;
+    private final int[] codesByRank;
+    /** The bits of the 16 values: integer vectors are looked up by integer indices. */
+    private final int[] valueBits;
+
+    LaneCodec(Codebook codebook) {
+        this.codebook = codebook;
+        this.thresholds = codebook.thresholds();
+        this.codesByRank = new int[Codebook.SIZE];
+        this.valueBits = new int[Codebook.SIZE];
+        for (int i = 0; i < Codebook.SIZE; i++) {
+            codesByRank[i] = (int) (codebook.codesByRank() >>> (4 * i)) & 0xf;
+            valueBits[i] = Float.floatToRawIntBits(codebook.value(i));
+        }
+    }
+
+    /** The largest magnitude of {@code x[0 .. n)}. */
+    static float absmax(float[] x, int n) {
+        IntVector most = IntVector.zero(Lanes.I);
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            most = most.max(FloatVector.fromArray(Lanes.F, x, i).reinterpretAsInts().and(MAGNITUDE));
+        }
+        int bits = most.reduceLanes(VectorOperators.MAX);
+        for (; i < n; i++) {
+            bits = Math.max(bits, Float.floatToRawIntBits(x[i]) & MAGNITUDE);
+        }
+        return Absmax.ofBits(bits);
+    }
+
+    /** Divides {@code x[0 .. n)} by its constant, in place; see {@link Absmax#normalize}. */
+    static void normalize(float[] x, int n, float absmax) {
+        int i = 0;
+        if (!Absmax.isTiny(absmax)) {
+            float reciprocal = Absmax.reciprocal(absmax);
+            for (; i <= n - L; i += L) {
+                FloatVector.fromArray(Lanes.F, x, i).mul(reciprocal).intoArray(x, i);
+            }
+        }
+        for (; i < n; i++) {
+            x[i] = Absmax.normalize(x[i], absmax);
+        }
+    }
+
+    /** The codes of normalized numbers, see {@link Codebook#code}. */
+    void encode(float[] x, int n, int[] codes) {
+        boolean signMagnitude = codebook.signMagnitude();
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            FloatVector v = FloatVector.fromArray(Lanes.F, x, i);
+            FloatVector compared = signMagnitude ? v.abs() : v;
+            IntVector rank = IntVector.zero(Lanes.I);
+            for (float t : thresholds) {
+                rank = rank.add(1, compared.compare(VectorOperators.GT, t).cast(Lanes.I));
+            }
+            IntVector code = rank;
+            if (signMagnitude) {
+                VectorMask<Integer> negative = v.compare(VectorOperators.LT, 0f).cast(Lanes.I);
+                code = lookup(rank, codesByRank).lanewise(VectorOperators.OR, SIGN_BIT, negative);
+            }
+            code.intoArray(codes, i);
+        }
+        for (; i < n; i++) {
+            codes[i] = codebook.code(x[i]);
+        }
+    }
+
+    /** Packs codes into pairs from byte {@code offset} on; an odd tail's low nibble is the code of 0. */
+    void pack(int[] codes, int n, MemorySegment packed, long offset) {
+        for (int i = 0; i + 1 < n; i += 2) {
+            packed.set(Elements.BYTE, offset + i / 2, Nibbles.pack(codes[i], codes[i + 1]));
+        }
+        if (n % 2 == 1) {
+            packed.set(Elements.BYTE, offset + n / 2, Nibbles.pack(codes[n - 1], codebook.zeroCode()));
+        }
+    }
+
+    /**
+     * Dequantizes elements of one block.
+     *
+     * @param packed the codes
+     * @param first the first element, even
+     * @param n how many
+     * @param scale the block's constant
+     */
+    void decode(MemorySegment packed, long first, int n, float scale, float[] target, int at) {
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            values(nibbles(packed, (first + i) / 2)).mul(scale).intoArray(target, at + i);
+        }
+        for (; i < n; i++) {
+            target[at + i] = value(packed, first + i) * scale;
+        }
+    }
+
+    /** The codebook's value of one element. */
+    float value(MemorySegment packed, long element) {
+        return codebook.value(Nibbles.code(packed.get(Elements.BYTE, element / 2), element));
+    }
+
+    /** The codes of {@code L} elements whose pairs start at byte {@code offset}. */
+    static IntVector nibbles(MemorySegment packed, long offset) {
+        IntVector words = switch (L) {
+            case 4 -> IntVector.broadcast(Lanes.I, packed.get(Elements.SHORT, offset));
+            case 8 -> IntVector.broadcast(Lanes.I, packed.get(Elements.INT, offset));
+            default -> IntVector.broadcast(Lanes.I, packed.get(Elements.INT, offset)).blend(
+                    packed.get(Elements.INT, offset + 4), Lanes.I.indexInRange(0, 8).not());
+        };
+        return words.lanewise(VectorOperators.LSHR, IntVector.fromArray(Lanes.I, SHIFTS, 0)).and(0xf);
+    }
+
+    /** The values of codes. */
+    FloatVector values(IntVector codes) {
+        return lookup(codes, valueBits).reinterpretAsFloats();
+    }
+
+    /** Entry {@code indices[lane]} of a table of 16. */
+    private static IntVector lookup(IntVector indices, int[] table) {
+        if (L == 16) {
+            return indices.selectFrom(IntVector.fromArray(Lanes.I, table, 0));
+        }
+        if (L == 8) {
+            return indices.selectFrom(IntVector.fromArray(Lanes.I, table, 0),
+                    IntVector.fromArray(Lanes.I, table, 8));
+        }
+        IntVector low = indices.and(7).selectFrom(IntVector.fromArray(Lanes.I, table, 0),
+                IntVector.fromArray(Lanes.I, table, 4));
+        IntVector high = indices.and(7).selectFrom(IntVector.fromArray(Lanes.I, table, 8),
+                IntVector.fromArray(Lanes.I, table, 12));
+        return low.blend(high, indices.compare(VectorOperators.GE, 8));
+    }
+}

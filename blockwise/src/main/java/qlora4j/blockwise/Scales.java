@@ -1,0 +1,27 @@
+package qlora4j.blockwise;
+
+import java.lang.foreign.MemorySegment;
+
+/** The constants of a quantized tensor in host memory, after both levels where they are nested. */
+final class Scales {
+    private final boolean nested;
+    private final MemorySegment absmax;
+    private final MemorySegment absmax2;
+    private final float offset;
+
+    Scales(QuantizedTensor w) {
+        nested = w.config().nested();
+        absmax = w.absmax().data();
+        absmax2 = nested ? w.absmax2().data() : null;
+        offset = nested ? w.offset().data().get(Elements.FLOAT, 0) : 0;
+    }
+
+    /** The constant of block {@code j}. */
+    float get(long j) {
+        if (!nested) {
+            return absmax.get(Elements.FLOAT, 4 * j);
+        }
+        float value = DynamicMap.SIGNED.value(absmax.get(Elements.BYTE, j) & 0xff);
+        return value * absmax2.get(Elements.FLOAT, 4 * (j / QuantConfig.NESTED_BLOCKSIZE)) + offset;
+    }
+}
