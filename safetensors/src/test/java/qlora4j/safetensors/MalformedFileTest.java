@@ -7,6 +7,7 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.EnumSet;
 import java.util.Set;
 import org.junit.jupiter.api.AfterAll;
@@ -20,6 +21,8 @@ class MalformedFileTest {
     private static final Set<Kind> SEEN = EnumSet.noneOf(Kind.class);
     private static final int OVER_LIMIT = 100_000_001;
 
+    private static int run;
+
     @TempDir
     Path directory;
     private Path file;
@@ -27,12 +30,18 @@ class MalformedFileTest {
     @BeforeEach
     void name() {
         file = directory.resolve("broken.safetensors");
+        run++;
     }
 
     @AfterAll
     static void everyKindOfOneFileWasProvoked() {
+        long tests = Arrays.stream(MalformedFileTest.class.getDeclaredMethods())
+                .filter(m -> m.isAnnotationPresent(Test.class)).count();
+        // A single test may be run by hand; all of them together must leave no kind out.
         // The kinds from NO_MODEL on belong to SafetensorsModel and its own test.
-        assertThat(SEEN).isEqualTo(EnumSet.range(Kind.FILE_TOO_SHORT, Kind.TRAILING_BYTES));
+        if (run == tests) {
+            assertThat(SEEN).isEqualTo(EnumSet.range(Kind.FILE_TOO_SHORT, Kind.TRAILING_BYTES));
+        }
     }
 
     private void refused(Kind kind, String tensor, String... says) {
