@@ -119,14 +119,19 @@ final class Access {
     }
 
     private static Object slice(Session session, Object value, Slice slice) {
-        long length = value instanceof Dict ? -1 : Py.lengthOrNone(value);
         if (value instanceof Undefined undefined) {
             throw undefined.fault();
         }
-        boolean sliceable = Py.isString(value) || value instanceof Seq || value instanceof Range;
-        if (length < 0 || !sliceable || !isIndex(slice.start()) || !isIndex(slice.stop()) || !isIndex(slice.step())) {
-            return Values.MISSING;
+        if (value instanceof Dict) {
+            throw Fault.type("unhashable type: 'slice'");
         }
+        if (!Py.isString(value) && !(value instanceof Seq) && !(value instanceof Range)) {
+            throw Fault.type(Repr.quote(Py.typeName(value)) + " object is not subscriptable");
+        }
+        if (!isIndex(slice.start()) || !isIndex(slice.stop()) || !isIndex(slice.step())) {
+            throw Fault.type("slice indices must be integers or None or have an __index__ method");
+        }
+        long length = Py.length(value);
         long step = slice.step() == null ? 1 : clamp(slice.step());
         if (step == 0) {
             throw Fault.value("slice step cannot be zero");

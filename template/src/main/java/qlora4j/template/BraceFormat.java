@@ -207,7 +207,7 @@ final class BraceFormat {
 
         String apply(Interpreter in, Object value) {
             in.session.room(width);
-            if (Num.isNumber(value) && !(value instanceof Boolean && type == 0)) {
+            if (Num.isNumber(value) && !(value instanceof Boolean && spec.isEmpty())) {
                 boolean real = value instanceof Double || type != 0 && "eEfFgG%".indexOf(type) >= 0;
                 return real ? real(Num.real(value)) : integer(value);
             }

@@ -112,6 +112,9 @@ final class Lexer {
 
     private void raw() {
         Matcher end = RAW_END.matcher(source);
+        if (pos == source.length()) {
+            return;
+        }
         if (!end.find(pos)) {
             throw fail("Missing end of raw directive");
         }
@@ -121,6 +124,9 @@ final class Lexer {
     }
 
     private void comment() {
+        if (pos == source.length()) {
+            return;
+        }
         int end = source.indexOf("#}", pos);
         if (end < 0) {
             throw fail("Missing end of comment tag");

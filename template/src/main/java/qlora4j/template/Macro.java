@@ -86,7 +86,7 @@ final class Macro implements Attributes, Callable {
     public Object attribute(Interpreter in, String attribute) {
         return switch (attribute) {
             case "name" -> name;
-            case "arguments" -> Seq.list(new ArrayList<>(signature.names()));
+            case "arguments" -> Seq.tuple(new ArrayList<>(signature.names()));
             case "catch_kwargs" -> signature.kwargs();
             case "catch_varargs" -> signature.varargs();
             case "caller" -> signature.caller();

@@ -2,6 +2,8 @@ package qlora4j.template;
 
 import java.math.BigDecimal;
 import java.math.BigInteger;
+import java.math.MathContext;
+import java.math.RoundingMode;
 import java.util.Collection;
 import qlora4j.template.Values.Attributes;
 import qlora4j.template.Values.Callable;
@@ -132,7 +134,12 @@ final class Repr {
         if (value == 0) {
             return sign + "0.0";
         }
-        BigDecimal decimal = new BigDecimal(Double.toString(Math.abs(value))).stripTrailingZeros();
+        double magnitude = Math.abs(value);
+        // Double.toString gives the shortest digits, but never fewer than two of them.
+        BigDecimal single = new BigDecimal(magnitude).round(new MathContext(1, RoundingMode.HALF_EVEN));
+        BigDecimal decimal = single.doubleValue() == magnitude
+                ? single.stripTrailingZeros()
+                : new BigDecimal(Double.toString(magnitude)).stripTrailingZeros();
         String digits = decimal.unscaledValue().toString();
         int exponent = digits.length() - 1 - decimal.scale();
         if (exponent >= -4 && exponent < 16) {

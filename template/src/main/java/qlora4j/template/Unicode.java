@@ -104,7 +104,11 @@ final class Unicode {
         String single = Character.toString(Character.toTitleCase(c));
         String upper = upper(Character.toString(c));
         if (single.codePointAt(0) == c && upper.codePointCount(0, upper.length()) > 1) {
-            int head = Character.charCount(upper.codePointAt(0));
+            int head = 0;
+            while (head < upper.length() && !isCased(upper.codePointAt(head))) {
+                head += Character.charCount(upper.codePointAt(head));
+            }
+            head = Math.min(upper.length(), head + 1);
             return upper.substring(0, head) + lower(upper.substring(head));
         }
         return single;
