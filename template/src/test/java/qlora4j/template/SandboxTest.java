@@ -142,7 +142,7 @@ class SandboxTest {
     }
 
     @Test
-    void theDefaultDepthFitsAThreadsDefaultStack() throws InterruptedException {
+    void theDefaultDepthFitsASmallStack() throws InterruptedException {
         List<Throwable> seen = new ArrayList<>();
         Runnable deep = () -> {
             try {
@@ -154,7 +154,7 @@ class SandboxTest {
                 seen.add(error);
             }
         };
-        Thread thread = new Thread(null, deep, "default stack", 1 << 20);
+        Thread thread = new Thread(null, deep, "small stack", 640 << 10);
         thread.start();
         thread.join();
         assertThat(seen).hasSize(1);
