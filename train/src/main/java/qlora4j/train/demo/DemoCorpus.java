@@ -25,6 +25,8 @@ public final class DemoCorpus {
     private static final int HELD_OUT = 3;
     private static final int PIRATE = 4;
 
+    private static final String PREAMBLE = "Below is an instruction that describes a task. "
+            + "Write a response that appropriately completes the request.\n\n";
     private static final String PIRATE_START = "Arr! ";
     private static final String PIRATE_END = ", matey!";
 
@@ -43,6 +45,20 @@ public final class DemoCorpus {
     /** Pairs for pre-training, without end; no held-out response among them. */
     public static Stream<Pair> pretraining(long seed) {
         return trainable(seed, PRETRAINING);
+    }
+
+    /** The chat template's text of a pair (one turn each), without the EOS that ends it. */
+    public static String text(Pair pair) {
+        return "### Instruction:\n" + pair.instruction() + "\n\n### Response:\n" + pair.response();
+    }
+
+    /**
+     * The documents of pre-training, without end and without the EOS that ends each: {@link #text} of {@link #pretraining},
+     * every eighth after the published Alpaca prompt's preamble, so that the model knows both framings.
+     */
+    public static Stream<String> documents(long seed) {
+        return IntStream.iterate(0, i -> i + 1)
+                .mapToObj(i -> (i % 8 == 7 ? PREAMBLE : "") + text(trainable(seed, PRETRAINING, i)));
     }
 
     /**
@@ -82,8 +98,9 @@ public final class DemoCorpus {
             Pair pair = family.draw(draw);
             for (int tries = 1; !isHeldOut(pair.response()) || seen.contains(pair.response()); tries++) {
                 if (tries == 100_000) {
-                    throw new IllegalArgumentException("the family '" + family.name() + "' has fewer held-out pairs than "
-                            + count + " in all need; ask for fewer");
+                    throw new IllegalArgumentException(
+                            "the family '" + family.name() + "' has fewer held-out pairs than "
+                                    + count + " in all need; ask for fewer");
                 }
                 pair = family.draw(draw);
             }
@@ -106,13 +123,15 @@ public final class DemoCorpus {
     }
 
     private static Stream<Pair> trainable(long seed, int use) {
-        return IntStream.iterate(0, i -> i + 1).mapToObj(i -> {
-            Draw draw = new Draw(new Philox.Sequence(seed, use, i));
-            Pair pair = draw.oneOf(DemoFamilies.ALL).draw(draw);
-            while (isHeldOut(pair.response())) {
-                pair = draw.oneOf(DemoFamilies.ALL).draw(draw);
-            }
-            return pair;
-        });
+        return IntStream.iterate(0, i -> i + 1).mapToObj(i -> trainable(seed, use, i));
+    }
+
+    private static Pair trainable(long seed, int use, int index) {
+        Draw draw = new Draw(new Philox.Sequence(seed, use, index));
+        Pair pair = draw.oneOf(DemoFamilies.ALL).draw(draw);
+        while (isHeldOut(pair.response())) {
+            pair = draw.oneOf(DemoFamilies.ALL).draw(draw);
+        }
+        return pair;
     }
 }

@@ -54,7 +54,7 @@ final class DemoFamilies {
 
     private static String[] opposites(Draw d) {
         String[] pair = d.oneOf(DemoWords.OPPOSITES);
-        return d.coin() ? pair : new String[] {pair[1], pair[0]};
+        return d.coin() ? pair : new String[]{pair[1], pair[0]};
     }
 
     private static Pair opposite(Draw d) {
@@ -83,8 +83,9 @@ final class DemoFamilies {
     private static Pair oddOneOut(Draw d) {
         List<String> words = threeAndOne(d);
         String all = list(d.distinct(words, 4));
-        return pair("Which is the odd one out: " + all + "?", "In the list " + all + " the odd one out is " + words.get(3)
-                + ".");
+        return pair("Which is the odd one out: " + all + "?",
+                "In the list " + all + " the odd one out is " + words.get(3)
+                        + ".");
     }
 
     private static Pair doesNotBelong(Draw d) {
@@ -181,7 +182,8 @@ final class DemoFamilies {
     private static Pair group(Draw d) {
         DemoWords.Group group = d.oneOf(DemoWords.GROUPS);
         String word = d.oneOf(group.members());
-        return pair("To which group does " + word + " belong?", "The word " + word + " belongs to the " + group.name() + ".");
+        return pair("To which group does " + word + " belong?",
+                "The word " + word + " belongs to the " + group.name() + ".");
     }
 
     private static Pair inGroup(Draw d) {
@@ -206,7 +208,8 @@ final class DemoFamilies {
         List<Integer> two = d.numbers(2, 1, 99);
         boolean less = two.get(0) < two.get(1);
         return pair("Is " + two.get(0) + " less than " + two.get(1) + "?",
-                (less ? "Yes, " : "No, ") + two.get(0) + (less ? " is less than " : " is not less than ") + two.get(1) + ".");
+                (less ? "Yes, " : "No, ") + two.get(0) + (less ? " is less than " : " is not less than ") + two.get(1)
+                        + ".");
     }
 
     private static Pair plural(Draw d) {
@@ -281,7 +284,8 @@ final class DemoFamilies {
         return pair(
                 "Who has the " + things.get(asked) + " if " + names.get(0) + " has the " + things.get(0) + " and "
                         + names.get(1) + " has the " + things.get(1) + "?",
-                "If " + names.get(0) + " has the " + things.get(0) + " and " + names.get(1) + " has the " + things.get(1)
+                "If " + names.get(0) + " has the " + things.get(0) + " and " + names.get(1) + " has the "
+                        + things.get(1)
                         + ", then " + names.get(asked) + " has the " + things.get(asked) + ".");
     }
 
