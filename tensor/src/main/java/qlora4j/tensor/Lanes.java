@@ -3,6 +3,7 @@ package qlora4j.tensor;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
 import jdk.incubator.vector.VectorShape;
+import jdk.incubator.vector.VectorShuffle;
 import jdk.incubator.vector.VectorSpecies;
 
 /**
@@ -19,6 +20,11 @@ public final class Lanes {
     /** The number of 32-bit lanes. */
     public static final int L;
 
+    private static final VectorShuffle<Float> BY_8;
+    private static final VectorShuffle<Float> BY_4;
+    private static final VectorShuffle<Float> BY_2;
+    private static final VectorShuffle<Float> BY_1;
+
     static {
         String asked = System.getProperty(Backends.VECTOR_BITS);
         VectorShape shape = asked == null || asked.isEmpty()
@@ -28,6 +34,10 @@ public final class Lanes {
         I = VectorSpecies.of(int.class, shape);
         BITS = shape.vectorBitSize();
         L = F.length();
+        BY_8 = rotation(8);
+        BY_4 = rotation(4);
+        BY_2 = rotation(2);
+        BY_1 = rotation(1);
     }
 
     private Lanes() {
@@ -40,6 +50,25 @@ public final class Lanes {
             case "512" -> VectorShape.S_512_BIT;
             default -> throw new IllegalArgumentException("--vector-bits " + bits + ": expected 128, 256 or 512");
         };
+    }
+
+    private static VectorShuffle<Float> rotation(int by) {
+        return VectorShuffle.fromOp(F, lane -> (lane + by) % L);
+    }
+
+    /**
+     * The sum of all lanes, halves added to halves. Unlike {@code reduceLanes}, whose order is not specified and may
+     * change when the method is compiled, it gives the same bits at every run.
+     */
+    public static float sum(FloatVector v) {
+        if (L >= 16) {
+            v = v.add(v.rearrange(BY_8));
+        }
+        if (L >= 8) {
+            v = v.add(v.rearrange(BY_4));
+        }
+        v = v.add(v.rearrange(BY_2));
+        return v.add(v.rearrange(BY_1)).lane(0);
     }
 
     /** An int vector of the lane numbers 0, 1, 2 ... */

@@ -1,0 +1,112 @@
+package qlora4j.tensor;
+
+import jdk.incubator.vector.FloatVector;
+
+/** Dense products on the tiled {@link VectorGemm}; few rows (decoding) as dot products along the weight's rows. */
+public final class VectorMatmul implements MatmulKernels {
+    /** Up to this many rows of x, {@link #nt} reads each weight row once, straight through. */
+    public static final int FEW_ROWS = 4;
+    private static final int ROWS_PER_TASK = 64;
+
+    private final Team team;
+    private final VectorGemm gemm;
+    private final float[][] rowScratch;
+
+    VectorMatmul(Team team) {
+        this.team = team;
+        this.gemm = new VectorGemm(team);
+        this.rowScratch = new float[team.size()][0];
+    }
+
+    @Override
+    public void nt(Stream s, Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
+        if (x.rows() <= FEW_ROWS && w.rows() >= ROWS_PER_TASK) {
+            ntFewRows(x, w, alpha, y, accumulate);
+            return;
+        }
+        int k = w.cols();
+        float[][] rows = scratch(VectorGemm.KC);
+        gemm.multiply(x, false, alpha, (p0, pc, j0, jc, panel, ld, worker) -> {
+            float[] row = rows[worker];
+            for (int j = 0; j < jc; j++) {
+                Floats.load(w, (long) (j0 + j) * k + p0, pc, row, 0);
+                for (int p = 0; p < pc; p++) {
+                    panel[p * ld + j] = row[p];
+                }
+            }
+        }, k, y, accumulate);
+    }
+
+    @Override
+    public void nn(Stream s, Tensor dy, Tensor w, float alpha, Tensor dx, boolean accumulate) {
+        gemm.multiply(dy, false, alpha, rowsOf(w), w.rows(), dx, accumulate);
+    }
+
+    @Override
+    public void tn(Stream s, Tensor dy, Tensor x, float alpha, Tensor dw, boolean accumulate) {
+        gemm.multiply(dy, true, alpha, rowsOf(x), x.rows(), dw, accumulate);
+    }
+
+    private static VectorGemm.PanelSource rowsOf(Tensor b) {
+        int n = b.cols();
+        return (p0, pc, j0, jc, panel, ld, worker) -> {
+            for (int p = 0; p < pc; p++) {
+                Floats.load(b, (long) (p0 + p) * n + j0, jc, panel, p * ld);
+            }
+        };
+    }
+
+    private float[][] scratch(int length) {
+        for (int i = 0; i < rowScratch.length; i++) {
+            if (rowScratch[i].length < length) {
+                rowScratch[i] = new float[length];
+            }
+        }
+        return rowScratch;
+    }
+
+    private void ntFewRows(Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
+        int m = x.rows();
+        int k = x.cols();
+        int n = w.rows();
+        float[] xs = new float[m * k];
+        Floats.load(x, 0, m * k, xs, 0);
+        float[][] rows = scratch(k);
+        team.run((n + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (task, worker) -> {
+            float[] row = rows[worker];
+            for (int j = task * ROWS_PER_TASK; j < Math.min(n, (task + 1) * ROWS_PER_TASK); j++) {
+                Floats.load(w, (long) j * k, k, row, 0);
+                for (int i = 0; i < m; i++) {
+                    float v = alpha * dot(row, xs, i * k, k);
+                    long at = (long) i * n + j;
+                    y.set(at, accumulate ? (float) y.get(at) + v : v);
+                }
+            }
+        });
+    }
+
+    /** {@code Σ a[p]·b[from + p]} over {@code n} elements, in four interleaved vector sums. */
+    public static float dot(float[] a, float[] b, int from, int n) {
+        int step = 4 * Lanes.L;
+        FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
+        int p = 0;
+        for (; p <= n - step; p += step) {
+            s0 = term(a, b, from, p, s0);
+            s1 = term(a, b, from, p + Lanes.L, s1);
+            s2 = term(a, b, from, p + 2 * Lanes.L, s2);
+            s3 = term(a, b, from, p + 3 * Lanes.L, s3);
+        }
+        for (; p <= n - Lanes.L; p += Lanes.L) {
+            s0 = term(a, b, from, p, s0);
+        }
+        float sum = Lanes.sum(s0.add(s1).add(s2.add(s3)));
+        for (; p < n; p++) {
+            sum = Math.fma(a[p], b[from + p], sum);
+        }
+        return sum;
+    }
+
+    private static FloatVector term(float[] a, float[] b, int from, int p, FloatVector sum) {
+        return FloatVector.fromArray(Lanes.F, a, p).fma(FloatVector.fromArray(Lanes.F, b, from + p), sum);
+    }
+}

@@ -1,0 +1,116 @@
+package qlora4j.tensor;
+
+import static org.assertj.core.api.Assertions.assertThat;
+import static org.assertj.core.api.Assertions.assertThatThrownBy;
+
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+
+/** The vector products against the scalar ones at awkward sizes, within the contract's bound n·ε·Σ|a·b|. */
+@Tag("lanes")
+class MatmulTest {
+    private static final double EPSILON = 0x1p-23;
+    private static final Backend SCALAR = Backends.open("scalar", null, 1);
+    private static final Backend ONE = Backends.open("cpu", null, 1);
+    private static final Backend THREE = Backends.open("cpu", null, 3);
+
+    @AfterAll
+    static void close() {
+        SCALAR.close();
+        ONE.close();
+        THREE.close();
+    }
+
+    private enum Product {
+        NT, NN, TN
+    }
+
+    @ParameterizedTest
+    @CsvSource({"1,1,1", "1,64,33", "3,200,65", "6,32,256", "7,33,257", "13,5,300", "50,70,513", "130,17,9", "2,3,0",
+            "0,4,4", "64,96,64", "1100,40,20"})
+    void agreesWithScalar(int m, int n, int k) {
+        for (Product product : Product.values()) {
+            for (boolean accumulate : new boolean[]{false, true}) {
+                Tensor a = random(1, product == Product.TN ? new long[]{k, m} : new long[]{m, k});
+                Tensor b = random(2, product == Product.NT ? new long[]{n, k} : new long[]{k, n});
+                Tensor start = random(3, m, n);
+                Tensor expected = run(SCALAR, product, a, b, start, accumulate);
+                Tensor actual = run(ONE, product, a, b, start, accumulate);
+                assertThat(run(THREE, product, a, b, start, accumulate).toFloats()).as("threads change nothing")
+                        .isEqualTo(actual.toFloats());
+                Tensor magnitude = run(SCALAR, product, abs(a), abs(b), abs(start), accumulate);
+                for (int i = 0; i < expected.size(); i++) {
+                    double bound = (k + 2) * EPSILON * magnitude.get(i);
+                    assertThat(Math.abs(actual.get(i) - expected.get(i))).as("%s %d", product, i)
+                            .isLessThanOrEqualTo(bound);
+                }
+            }
+        }
+    }
+
+    @Test
+    void bfloat16RoundsOnce() {
+        Tensor x = bf16(random(4, 9, 70));
+        Tensor w = bf16(random(5, 40, 70));
+        Tensor expected = Tensor.zeros(DType.F64, 9, 40);
+        Tensor actual = Tensor.zeros(DType.BF16, 9, 40);
+        try (Stream s = SCALAR.openStream(); Stream v = ONE.openStream()) {
+            Matmul.nt(s, x, w, 1, expected, false);
+            Matmul.nt(v, x, w, 1, actual, false);
+        }
+        for (int i = 0; i < expected.size(); i++) {
+            // Half an ulp of bfloat16 (8 bits of mantissa), and a little for the sum in float32.
+            double bound = Math.abs(expected.get(i)) * 0x1p-8 + 1e-4;
+            assertThat(Math.abs(actual.get(i) - expected.get(i))).isLessThanOrEqualTo(bound);
+        }
+    }
+
+    @Test
+    void namesWhatDoesNotFit() {
+        try (Stream s = ONE.openStream()) {
+            assertThatThrownBy(() -> Matmul.nt(s, random(1, 2, 3), random(2, 4, 5), 1, random(3, 2, 4), false))
+                    .hasMessageContaining("F32[2, 3]").hasMessageContaining("F32[4, 5]");
+            Tensor t = random(1, 4, 4);
+            assertThatThrownBy(() -> Matmul.nt(s, t, t, 1, t, false)).hasMessageContaining("overlaps");
+        }
+    }
+
+    private static Tensor run(Backend backend, Product product, Tensor a, Tensor b, Tensor start, boolean accumulate) {
+        Tensor out = Tensor.zeros(DType.F32, start.shape()).copyFrom(start);
+        if (!accumulate) {
+            out.fill(Double.NaN);
+        }
+        try (Stream s = backend.openStream()) {
+            switch (product) {
+                case NT -> Matmul.nt(s, a, b, 1.5f, out, accumulate);
+                case NN -> Matmul.nn(s, a, b, 1.5f, out, accumulate);
+                case TN -> Matmul.tn(s, a, b, 1.5f, out, accumulate);
+            }
+        }
+        return out;
+    }
+
+    private static Tensor random(int seed, long... shape) {
+        Tensor t = Tensor.zeros(DType.F32, shape);
+        Philox.Sequence rng = new Philox.Sequence(seed, 0, 0);
+        for (int i = 0; i < t.size(); i++) {
+            t.set(i, rng.nextGaussian());
+        }
+        return t;
+    }
+
+    private static Tensor abs(Tensor t) {
+        Tensor out = Tensor.zeros(t.dtype(), t.shape());
+        for (int i = 0; i < t.size(); i++) {
+            out.set(i, Math.abs(t.get(i)));
+        }
+        return out;
+    }
+
+    private static Tensor bf16(Tensor t) {
+        return Tensor.zeros(DType.BF16, t.shape()).copyFrom(t);
+    }
+}
