@@ -1,0 +1,16 @@
+package qlora4j.model;
+
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.KernelProvider;
+
+/** The decoder's kernels of the scalar backend. */
+public final class ModelKernelProvider implements KernelProvider {
+    @Override
+    public void register(Backend backend, Registry registry) {
+        switch (backend.name()) {
+            case Backend.SCALAR, Backend.CPU -> registry.add(DecoderKernels.class, new ScalarDecoder());
+            default -> {
+            }
+        }
+    }
+}
