@@ -29,4 +29,10 @@ public record SamplingConfig(boolean doSample, double temperature, int topK, dou
             throw new IllegalArgumentException("--repetition-penalty " + repetitionPenalty + ": must be above 0");
         }
     }
+
+    /** The settings of a command line, where a temperature of 0 asks for greedy decoding. */
+    public static SamplingConfig of(double temperature, int topK, double topP, double repetitionPenalty, long seed) {
+        boolean greedy = temperature == 0;
+        return new SamplingConfig(!greedy, greedy ? 1 : temperature, topK, topP, repetitionPenalty, seed);
+    }
 }
