@@ -1,0 +1,113 @@
+package qlora4j.lora;
+
+import qlora4j.tensor.Matmul;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * The linear layer as the visible composition of products and three small element-wise steps. It serves both CPU
+ * backends: the products are those of the stream's backend, the steps those of the subclass.
+ */
+abstract class ComposedLora implements LoraKernels {
+    /** {@code y[i, j] += residual[i, j] + bias[j]}; either may be null. */
+    abstract void addRows(Tensor y, Tensor residual, Tensor bias);
+
+    /** {@code out = dropout(x)}, or {@code out += dropout(x)} when {@code add}; see {@link Dropout}. */
+    abstract void dropout(Dropout d, int module, Tensor x, Tensor out, boolean add);
+
+    /** {@code dBias[j] += Σᵢ dy[i, j]}. */
+    abstract void sumRows(Tensor dy, Tensor dBias);
+
+    /** One adapter's product over consecutive rows. */
+    private interface Run {
+        void over(LoraPair pair, int from, int to);
+    }
+
+    /** Calls {@code run} for each stretch of rows with the same adapter. */
+    private static void eachRun(Linear.Call call, int rows, Run run) {
+        Tensor ofRow = call.adapters().ofRow();
+        if (ofRow == null) {
+            LoraPair pair = call.single();
+            if (pair != null && rows > 0) {
+                run.over(pair, 0, rows);
+            }
+            return;
+        }
+        int from = 0;
+        while (from < rows) {
+            int slot = (int) ofRow.get(from);
+            int to = from + 1;
+            while (to < rows && (int) ofRow.get(to) == slot) {
+                to++;
+            }
+            if (call.pair(slot) != null) {
+                run.over(call.pair(slot), from, to);
+            }
+            from = to;
+        }
+    }
+
+    /** Rows of the part of u that a pair of lower rank uses: u's first r·rows elements of the run, as [rows, r]. */
+    private static Tensor part(Tensor u, LoraPair pair, int from, int to) {
+        return u.slice((long) from * u.cols(), to - from, pair.rank());
+    }
+
+    @Override
+    public void forward(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u, Tensor dropped) {
+        call.weight().product(s, x, y);
+        if (residual != null || call.bias() != null) {
+            addRows(y, residual, call.bias());
+        }
+        if (u == null) {
+            return;
+        }
+        Tensor xd = droppedInput(call, x, dropped);
+        eachRun(call, x.rows(), (pair, from, to) -> {
+            Tensor ur = part(u, pair, from, to);
+            Matmul.nt(s, xd.rows(from, to), pair.a(), 1, ur, false);
+            Matmul.nt(s, ur, pair.b(), (float) pair.scale(), y.rows(from, to), true);
+        });
+    }
+
+    @Override
+    public void backward(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx,
+            Tensor du, Tensor dropped) {
+        if (dx != null) {
+            call.weight().productBackward(s, dy, accumulate, dx);
+        }
+        if (call.dWeight() != null) {
+            Matmul.tn(s, dy, x, 1, call.dWeight(), true);
+        }
+        if (call.dBias() != null) {
+            sumRows(dy, call.dBias());
+        }
+        if (u == null) {
+            return;
+        }
+        Tensor xd = droppedInput(call, x, dropped);
+        eachRun(call, x.rows(), (pair, from, to) -> {
+            Tensor dyr = dy.rows(from, to);
+            Tensor dur = part(du, pair, from, to);
+            Matmul.nn(s, dyr, pair.b(), (float) pair.scale(), dur, false);
+            if (pair.trained()) {
+                Matmul.tn(s, dyr, part(u, pair, from, to), (float) pair.scale(), pair.dB(), true);
+                Matmul.tn(s, dur, xd.rows(from, to), 1, pair.dA(), true);
+            }
+            if (dx != null) {
+                Tensor back = dropped == null ? dx : dropped;
+                Matmul.nn(s, dur, pair.a(), 1, back.rows(from, to), dropped == null);
+            }
+        });
+        if (dx != null && dropped != null) {
+            dropout(call.adapters().dropout(), call.module(), dropped, dx, true);
+        }
+    }
+
+    private Tensor droppedInput(Linear.Call call, Tensor x, Tensor dropped) {
+        if (dropped == null) {
+            return x;
+        }
+        dropout(call.adapters().dropout(), call.module(), x, dropped, false);
+        return dropped;
+    }
+}

@@ -1,0 +1,193 @@
+package qlora4j.lora;
+
+import java.util.Arrays;
+import qlora4j.tensor.Aliasing;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * A linear layer with any number of adapters beside its weight. Adapters are slots: the same slot number is the same
+ * adapter in all layers of a model, and a slot is null where the adapter does not target this layer.
+ */
+public final class Linear {
+    private final String name;
+    private final int module;
+    private final LinearWeight weight;
+    private final Tensor bias;
+    private final Tensor dWeight;
+    private final Tensor dBias;
+    private LoraPair[] slots = new LoraPair[0];
+
+    /**
+     * A frozen layer.
+     *
+     * @param name its module path, such as {@code model.layers.0.self_attn.q_proj}
+     * @param module its number in the model, for dropout
+     * @param bias [out] or null
+     */
+    public Linear(String name, int module, LinearWeight weight, Tensor bias) {
+        this(name, module, weight, bias, null, null);
+    }
+
+    /** A dense layer that is trained itself: gradients are accumulated into dWeight and, with a bias, dBias. */
+    public Linear(String name, int module, LinearWeight weight, Tensor bias, Tensor dWeight, Tensor dBias) {
+        if (dWeight != null && !(weight instanceof LinearWeight.Dense)) {
+            throw new IllegalArgumentException(name + ": a quantized weight is frozen and has no gradient");
+        }
+        if (module < 0 || module >= Dropout.MAX_MODULES || weight.inFeatures() > Dropout.MAX_FEATURES) {
+            throw new IllegalArgumentException(name + ": module " + module + " of " + weight.inFeatures()
+                    + " features is beyond what dropout can number");
+        }
+        this.name = name;
+        this.module = module;
+        this.weight = weight;
+        this.bias = bias;
+        this.dWeight = dWeight;
+        this.dBias = dBias;
+    }
+
+    public String name() {
+        return name;
+    }
+
+    public LinearWeight weight() {
+        return weight;
+    }
+
+    public Tensor bias() {
+        return bias;
+    }
+
+    public int outFeatures() {
+        return weight.outFeatures();
+    }
+
+    public int inFeatures() {
+        return weight.inFeatures();
+    }
+
+    /** Puts an adapter into a slot; null empties it. */
+    public void set(int slot, LoraPair pair) {
+        if (pair != null && (pair.a().cols() != inFeatures() || pair.b().rows() != outFeatures())) {
+            throw new IllegalArgumentException(name + " is [" + outFeatures() + ", " + inFeatures() + "]; adapter A "
+                    + pair.a() + ", B " + pair.b() + " does not fit: was it trained on another model?");
+        }
+        if (slot >= slots.length) {
+            slots = Arrays.copyOf(slots, slot + 1);
+        }
+        slots[slot] = pair;
+    }
+
+    /** The adapter in a slot, or null. */
+    public LoraPair get(int slot) {
+        return slot < slots.length ? slots[slot] : null;
+    }
+
+    /** The largest rank among the slots that {@code adapters} may use; 0 when there is none. */
+    public int rank(Adapters adapters) {
+        int r = 0;
+        for (int i = 0; i < slots.length; i++) {
+            if (slots[i] != null && adapters.uses(i)) {
+                r = Math.max(r, slots[i].rank());
+            }
+        }
+        return r;
+    }
+
+    /**
+     * Which adapter each row of a call uses.
+     *
+     * @param slot the slot of all rows; {@link #NO_SLOT} for none
+     * @param ofRow I32 [N] a slot per row (-1: none), or null when all rows use {@code slot}
+     * @param dropout on the adapters' inputs, or null
+     */
+    public record Adapters(int slot, Tensor ofRow, Dropout dropout) {
+        public static final int NO_SLOT = -1;
+        /** The base alone. */
+        public static final Adapters NONE = new Adapters(NO_SLOT, null, null);
+
+        /** All rows use one adapter, without dropout. */
+        public static Adapters of(int slot) {
+            return new Adapters(slot, null, null);
+        }
+
+        boolean uses(int candidate) {
+            return ofRow != null || slot == candidate;
+        }
+    }
+
+    /** Everything a kernel needs beside the activations. */
+    public record Call(int module, LinearWeight weight, Tensor bias, Tensor dWeight, Tensor dBias, LoraPair[] slots,
+            Adapters adapters) {
+        /** The pair of all rows, or null. */
+        public LoraPair single() {
+            int i = adapters.slot();
+            return adapters.ofRow() == null && i >= 0 && i < slots.length ? slots[i] : null;
+        }
+
+        /** The pair in a slot, or null. */
+        public LoraPair pair(int slot) {
+            return slot >= 0 && slot < slots.length ? slots[slot] : null;
+        }
+    }
+
+    private Call call(Adapters adapters) {
+        return new Call(module, weight, bias, dWeight, dBias, slots, adapters);
+    }
+
+    /** The type of u for activations of type {@code x}: sums through an adapter are kept in float32 at least. */
+    public static DType wide(DType x) {
+        return x == DType.F64 ? DType.F64 : DType.F32;
+    }
+
+    /**
+     * {@code y = residual + x·Wᵀ + bias + scale·dropout(x)·Aᵀ·Bᵀ}.
+     *
+     * @param x [N, in]
+     * @param residual [N, out] or null
+     * @param y [N, out], overwritten
+     * @return u [N, r], taken from the stream, for {@link #backward} to use and the caller to release; null when no
+     *         adapter takes part
+     */
+    public Tensor forward(Stream s, Adapters adapters, Tensor x, Tensor residual, Tensor y) {
+        long n = x.rows();
+        check(x, y, residual);
+        Aliasing.checkDisjoint(name, y, x);
+        int r = rank(adapters);
+        Tensor u = r == 0 ? null : s.take(wide(x.dtype()), n, r);
+        Tensor dropped = r == 0 || adapters.dropout() == null ? null : s.take(x.dtype(), n, inFeatures());
+        s.kernels(LoraKernels.class).forward(s, call(adapters), x, residual, y, u, dropped);
+        s.release(dropped);
+        return u;
+    }
+
+    /**
+     * The gradient: dx is overwritten or added to, gradients of trained adapters, weight and bias are accumulated.
+     *
+     * @param u what {@link #forward} returned
+     * @param dx [N, in] or null when nobody needs it
+     */
+    public void backward(Stream s, Adapters adapters, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx) {
+        check(x, dy, null);
+        if (dx != null) {
+            Aliasing.checkDisjoint(name + " backward", dx, dy, x);
+        }
+        boolean adapted = u != null;
+        Tensor du = adapted ? s.take(u.dtype(), u.shape()) : null;
+        Tensor dropped = adapted && adapters.dropout() != null ? s.take(x.dtype(), x.shape()) : null;
+        s.kernels(LoraKernels.class).backward(s, call(adapters), dy, x, u, accumulate, dx, du, dropped);
+        s.release(du);
+        s.release(dropped);
+    }
+
+    private void check(Tensor x, Tensor y, Tensor residual) {
+        if (x.cols() != inFeatures() || y.cols() != outFeatures() || x.rows() != y.rows() || x.dtype() != y.dtype()) {
+            throw new IllegalArgumentException(name + " [" + outFeatures() + ", " + inFeatures() + "]: x " + x
+                    + " and y " + y + " do not fit");
+        }
+        if (residual != null && !Arrays.equals(residual.shape(), y.shape())) {
+            throw new IllegalArgumentException(name + ": residual " + residual + " does not fit " + y);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+package qlora4j.lora;
+
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * The linear layer of QLoRA (Dettmers et al. 2023, equation 5), forward and backward in one operation each, called
+ * through {@link Linear}, which checks. With {@code xd = dropout(x)} and the adapter of each row:
+ *
+ * <pre>
+ * y  = residual + x·Wᵀ + bias + scale·xd·Aᵀ·Bᵀ          u = xd·Aᵀ
+ * du = scale·dy·B                                       dB += scale·dyᵀ·u      dA += duᵀ·xd
+ * dx = dy·W + dropout'(du·A)                            dW += dyᵀ·x            dbias += Σ dy
+ * </pre>
+ */
+public interface LoraKernels {
+    /**
+     * @param x [N, in]
+     * @param residual [N, out] or null
+     * @param y [N, out], overwritten
+     * @param u [N, r] F32 (F64 when x is), saved for the backward; null without adapters
+     * @param dropped scratch [N, in] like x; null without dropout
+     */
+    void forward(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u, Tensor dropped);
+
+    /**
+     * @param dy [N, out]
+     * @param x [N, in] as in the forward
+     * @param u [N, r] as the forward left it
+     * @param accumulate whether dx is added to
+     * @param dx [N, in]; null when nobody needs it
+     * @param du scratch [N, r] like u; null without adapters
+     * @param dropped scratch [N, in] like x; null without dropout
+     */
+    void backward(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx, Tensor du,
+            Tensor dropped);
+}
