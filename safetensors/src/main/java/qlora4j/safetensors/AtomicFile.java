@@ -12,7 +12,7 @@ import java.nio.file.StandardOpenOption;
 import java.util.UUID;
 
 /** A file that is written beside its place, synchronised to disk and then renamed into it. */
-final class AtomicFile {
+public final class AtomicFile {
     /** Bytes handed to the channel at once; heap memory is copied through a buffer of this size. */
     private static final long PIECE = 1 << 20;
 
@@ -26,6 +26,14 @@ final class AtomicFile {
 
     private AtomicFile(FileChannel channel) {
         this.channel = channel;
+    }
+
+    /**
+     * Writes a small file, replacing one that is there. Its directory must exist. A process that is killed meanwhile
+     * leaves the old file, or none, and at worst a hidden temporary file beside it.
+     */
+    public static void write(Path file, byte[] content) throws IOException {
+        write(file, out -> out.write(MemorySegment.ofArray(content)));
     }
 
     static void write(Path file, Content content) throws IOException {
