@@ -7,9 +7,9 @@ import qlora4j.tensor.Philox;
 
 /**
  * The order of training: each epoch goes through all rows once, in an order of its own, in global batches of
- * {@code perDevice * accumulation} rows; the last of an epoch may have fewer. What a step reads is a function of the rows,
- * the size of the global batch, the seed and the step's number alone, so that a run goes on at any step, and the split into
- * micro-batches changes nothing. Not thread-safe.
+ * {@code perDevice * accumulation} rows; the last of an epoch may have fewer. What a step reads is a function of the
+ * rows, the size of the global batch, the seed and the step's number alone, so that a run goes on at any step, and the
+ * split into micro-batches changes nothing. Not thread-safe.
  */
 public final class Batches {
     /** Tells these random numbers from others of the same seed: "rows" in ASCII. */

@@ -9,10 +9,10 @@ import java.util.List;
  *
  * <ul>
  * <li>BOS stands first, once, and only if the tokenizer adds it by itself or the template writes it.</li>
- * <li>A row ends with EOS, once: it is appended unless the completion ends with it. A chat template that ends a turn with
- * EOS and white space loses the white space: generation stops at EOS too.</li>
- * <li>A row longer than the limit loses the beginning of its prompt, behind BOS; completion and EOS are never cut. Where
- * these alone fill the limit, the row is dropped and counted.</li>
+ * <li>A row ends with EOS, once: it is appended unless the completion ends with it. A chat template that ends a turn
+ * with EOS and white space loses the white space: generation stops at EOS too.</li>
+ * <li>A row longer than the limit loses the beginning of its prompt, behind BOS; completion and EOS are never cut.
+ * Where these alone fill the limit, the row is dropped and counted.</li>
  * </ul>
  */
 public final class Encoder {
@@ -25,7 +25,10 @@ public final class Encoder {
     private final int maxLength;
     private final int[] bos;
 
-    /** A row's parts before it is cut, BOS apart from the prompt in every case; the completion ends with EOS, or is empty where the text gave no tokens. */
+    /**
+     * A row's parts before it is cut, BOS apart from the prompt in every case; the completion ends with EOS, or is
+     * empty where the text gave no tokens.
+     */
     private record Parts(int[] bos, int[] prompt, int[] completion) {
         int length() {
             return bos.length + prompt.length + completion.length;

@@ -15,8 +15,8 @@ import qlora4j.template.TemplateException;
  * A Jinja file of the user's, rendered over all fields of a row ({@code input} is empty where an Alpaca row has none;
  * another field that a row lacks is undefined, which prints as nothing). The block
  * {@code {% generation %}} … {@code {% endgeneration %}} holds what the model learns to write, the same mark that
- * transformers takes for an assistant's tokens; what stands before it is the prompt. It must be rendered once, with some
- * text in it, and nothing but white space may follow it. For instance
+ * transformers takes for an assistant's tokens; what stands before it is the prompt. It must be rendered once, with
+ * some text in it, and nothing but white space may follow it. For instance
  *
  * <pre>
  * Question: {{ instruction }}

@@ -15,9 +15,9 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 
 /**
- * Writes {@code metrics.jsonl}: one JSON object per logged step, its number first, in the order of the steps. A run that
- * goes on from a checkpoint opens the file with that checkpoint's step: what was logged after it is dropped, since those
- * steps are done again, so that no step stands twice. Not thread-safe.
+ * Writes {@code metrics.jsonl}: one JSON object per logged step, its number first, in the order of the steps. A run
+ * that goes on from a checkpoint opens the file with that checkpoint's step: what was logged after it is dropped, since
+ * those steps are done again, so that no step stands twice. Not thread-safe.
  */
 public final class MetricsWriter implements AutoCloseable {
     /** The step's number: how many were done when the line was written. */
@@ -53,8 +53,8 @@ public final class MetricsWriter implements AutoCloseable {
     }
 
     /**
-     * Goes on after a step: drops the lines of later ones, and a last line that was never finished, by an atomic rename,
-     * so that the file is whole at any moment. A file that is not there is begun.
+     * Goes on after a step: drops the lines of later ones, and a last line that was never finished, by an atomic
+     * rename, so that the file is whole at any moment. A file that is not there is begun.
      *
      * @throws DataException where another line is no metrics line
      */

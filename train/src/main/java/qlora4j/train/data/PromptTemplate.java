@@ -11,8 +11,8 @@ import java.util.function.Function;
  * <ul>
  * <li>{@code alpaca}: the prompt of the Stanford Alpaca project (its train.py, PROMPT_DICT), with and without input;
  * nothing follows {@code ### Response:}, and the completion is the row's output.</li>
- * <li>{@code alpaca-reversed}: given the response, predict the instruction, then after a blank line the input where there
- * is one.</li>
+ * <li>{@code alpaca-reversed}: given the response, predict the instruction, then after a blank line the input where
+ * there is one.</li>
  * <li>{@code chat}: the model's own chat template over one user's message (the instruction, then after a blank line the
  * input where there is one; or the row's prompt) and the assistant's answer. The prompt is the user's message rendered
  * with the generation prompt, the completion what the whole conversation adds to it.</li>

@@ -22,9 +22,9 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Reads data files: UTF-8 with or without a byte order mark, holding either one JSON array of objects or one JSON object
- * per line (blank lines are passed over); the first character tells which, whatever the file is called. A row with the
- * fields {@code instruction} and {@code output} (and {@code input}, which may be null, empty or missing) is a
+ * Reads data files: UTF-8 with or without a byte order mark, holding either one JSON array of objects or one JSON
+ * object per line (blank lines are passed over); the first character tells which, whatever the file is called. A row
+ * with the fields {@code instruction} and {@code output} (and {@code input}, which may be null, empty or missing) is a
  * {@link Row.Alpaca}, one with {@code prompt} and {@code completion} a {@link Row.PromptCompletion}. All of these are
  * strings; other fields are kept and may be anything.
  */
