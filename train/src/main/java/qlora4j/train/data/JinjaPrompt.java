@@ -36,7 +36,8 @@ final class JinjaPrompt implements PromptTemplate {
 
     static JinjaPrompt read(Path file) throws IOException {
         try {
-            return new JinjaPrompt(file, ChatTemplate.parse(Files.readString(file)));
+            String source = Files.readString(file);
+            return new JinjaPrompt(file, ChatTemplate.parse(Rows.withoutByteOrderMark(source)));
         } catch (CharacterCodingException e) {
             throw new DataException(FLAG + " " + file + ": not UTF-8; save the file as UTF-8", e);
         } catch (TemplateException e) {

@@ -91,8 +91,11 @@ public final class Rows {
                     + " of the file is not UTF-8; save the file as UTF-8");
         }
         out.flip();
-        boolean marked = out.hasRemaining() && out.get(0) == BYTE_ORDER_MARK;
-        return out.subSequence(marked ? 1 : 0, out.length()).toString();
+        return withoutByteOrderMark(out.toString());
+    }
+
+    static String withoutByteOrderMark(String text) {
+        return !text.isEmpty() && text.charAt(0) == BYTE_ORDER_MARK ? text.substring(1) : text;
     }
 
     private void readLines(String text) throws IOException {

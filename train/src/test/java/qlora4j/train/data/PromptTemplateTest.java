@@ -112,7 +112,7 @@ class PromptTemplateTest {
     void aFileReadsEveryFieldAndTextIsNeverCode() throws IOException {
         PromptTemplate template = file("{{ source.page }}: {% generation %}{{ output }}{% endgeneration %}");
         assertThat(template.apply(Samples.rows("alpaca.jsonl").get(2))).isEqualTo(new Example("12: ", "8"));
-        PromptTemplate echo = file("{{ instruction }}{% generation %}{{ output }}{% endgeneration %}");
+        PromptTemplate echo = file("\uFEFF{{ instruction }}{% generation %}{{ output }}{% endgeneration %}");
         assertThat(echo.apply(Samples.alpaca("{{ 1 + 1 }}", "", "{% generation %}")))
                 .isEqualTo(new Example("{{ 1 + 1 }}", "{% generation %}"));
     }
@@ -121,7 +121,7 @@ class PromptTemplateTest {
     @CsvSource(delimiter = '|',
             textBlock = """
                     {{ output }} | but 0 were rendered (here)
-                    {% for c in 'ab' %}{% generation %}{{ c }}{% endgeneration %}{% endfor %} | but 2 were rendered (here)
+                    {% for c in 'ab' %}{% generation %}{{ c }}{% endgeneration %}{% endfor %} | but 2 were rendered
                     {% generation %}{{ output }}{% endgeneration %} bye | text follows {% endgeneration %}
                     {{ output }}{% generation %}{{ outptu }}{% endgeneration %} | block is empty
                     {{ output.a.b }}{% generation %}{{ output }}{% endgeneration %} | mine.jinja, line 1:

@@ -83,13 +83,13 @@ class RowsTest {
                     `{}` | , line 1: a row needs
                     `{"instruction":"a","output":7}` | , line 1: "output" must be a string, this is a number
                     `{"instruction":null,"output":"a"}` | , line 1: "instruction" must be a string, this is null
-                    `{"instruction":"a","output":"b","input":["c"]}` | , line 1: "input" must be a string, this is an array
+                    `{"instruction":"a","output":"b","input":[]}` | , line 1: "input" must be a string, this is an array
                     `{"prompt":true,"completion":"a"}` | , line 1: "prompt" must be a string, this is a boolean
                     `{"prompt":"a","completion":{"b":1}}` | , line 1: "completion" must be a string, this is an object
                     `{"instruction":"a","output":" \\n"}` | , line 1: "output" is empty
                     `{"instruction":"","output":"a"}` | , line 1: "instruction" is empty
                     `{"prompt":"a","completion":""}` | , line 1: "completion" is empty
-                    `{"instruction":"a","output":"b","prompt":"c","completion":"d"}` | , line 1: holds instruction and output
+                    `{"instruction":"a","output":"b","prompt":"c","completion":"d"}` | , line 1: holds instruction and
                     `{"prompt":"a","completion":"\\ud800"}` | , line 1: "completion" holds half a surrogate pair
                     `{"prompt":"a","prompt":"b","completion":"c"}` | not valid JSON: Duplicate field 'prompt'
                     `{"prompt":"a","completion":"b"} {}` | , line 1: something follows the object
