@@ -12,6 +12,9 @@ import java.util.function.Consumer;
  * The memory layout of one step: which intermediate tensor lies where in one arena. It is made by running the step once
  * on the plan device, where kernels do nothing, and packing the recorded lifetimes: largest first, each at the lowest
  * offset that is free during its whole life. A tensor that is never released keeps its place to the end of the step.
+ *
+ * <p>A plan made for the largest shapes of a job serves its smaller steps too: they take the same tensors in the same
+ * order, with fewer elements.
  */
 public final class ArenaPlan {
     /** Tensors start at multiples of this many bytes. */
@@ -113,10 +116,14 @@ public final class ArenaPlan {
         private int next;
 
         Tensor take(DType dtype, long... shape) {
-            if (next == slots.length || slots[next].dtype != dtype || !Arrays.equals(slots[next].shape, shape)) {
-                throw new IllegalStateException("the step does not follow its plan: tensor " + next + " is "
-                        + dtype + Arrays.toString(shape) + ", planned was "
-                        + (next == slots.length ? "none" : slots[next].dtype + Arrays.toString(slots[next].shape)));
+            Slot slot = next < slots.length ? slots[next] : null;
+            if (slot == null || slot.dtype != dtype || dtype.bytes(Tensor.elements(shape)) > slot.bytes) {
+                throw new IllegalStateException("the step does not follow its plan: tensor " + next + " is " + dtype
+                        + Arrays.toString(shape) + ", planned was "
+                        + (slot == null ? "none" : slot.dtype + Arrays.toString(slot.shape)));
+            }
+            if (!bound[next].hasShape(shape)) {
+                bound[next] = boundTo.tensor(slot.offset, dtype, shape);
             }
             return bound[next++];
         }

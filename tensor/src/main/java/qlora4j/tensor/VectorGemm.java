@@ -68,7 +68,8 @@ public final class VectorGemm {
             int first = from;
             team.run(rowBlocks * columnPanels, (task, worker) -> {
                 int i0 = task / columnPanels * rows;
-                block(b, k, i0, Math.min(rows, count - i0), first + i0, task % columnPanels * NC, c, accumulate, worker);
+                block(b, k, i0, Math.min(rows, count - i0), first + i0, task % columnPanels * NC, c, accumulate,
+                        worker);
             });
         }
     }

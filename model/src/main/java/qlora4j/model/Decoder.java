@@ -1,0 +1,336 @@
+package qlora4j.model;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import qlora4j.lora.Linear;
+import qlora4j.lora.Linear.Adapters;
+import qlora4j.tensor.Allocation;
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.MemoryUse;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * A Llama-family decoder, described by its configuration: embedding, layers, final norm, head. It holds no activations
+ * and touches no element; everything happens in operations on a stream, so the same code runs on every backend, in
+ * every compute type, and on the plan device.
+ */
+public final class Decoder {
+    /** Rows of logits that exist at once when a loss is computed. */
+    static final int LOGIT_ROWS = 128;
+
+    private final DecoderConfig config;
+    private final Backend backend;
+    private final DType type;
+    private final Tensor embedding;
+    private final Tensor dEmbedding;
+    private final DecoderLayer.Norm norm;
+    private final Tensor head;
+    private final Tensor dHead;
+    private final List<DecoderLayer> layers = new ArrayList<>();
+    private final Map<String, Linear> linears = new LinkedHashMap<>();
+    private Allocation ropeMemory;
+    private Tensor rope;
+
+    /**
+     * Builds the decoder over its weights.
+     *
+     * @param type the compute type: float32, bfloat16, or float64 on the scalar backend
+     */
+    public Decoder(DecoderConfig config, Backend backend, DType type, DecoderWeights weights) {
+        this.config = config;
+        this.backend = backend;
+        this.type = type;
+        embedding = weights.dense("model.embed_tokens.weight", config.vocab(), config.hidden());
+        dEmbedding = weights.grad("model.embed_tokens.weight");
+        for (int i = 0; i < config.layers(); i++) {
+            layers.add(layer(i, weights));
+        }
+        norm = norm("model.norm", weights);
+        boolean tied = config.tieWordEmbeddings();
+        head = tied ? embedding : weights.dense("lm_head.weight", config.vocab(), config.hidden());
+        dHead = tied ? dEmbedding : weights.grad("lm_head.weight");
+    }
+
+    private DecoderLayer layer(int i, DecoderWeights weights) {
+        String prefix = "model.layers." + i + ".";
+        int q = config.heads() * config.headDim();
+        int kv = config.kvHeads() * config.headDim();
+        int c = config.hidden();
+        int f = config.intermediate();
+        boolean ab = config.attentionBias();
+        boolean mb = config.mlpBias();
+        List<Linear> l = List.of(linear(prefix + "self_attn.q_proj", q, c, ab, weights),
+                linear(prefix + "self_attn.k_proj", kv, c, ab, weights),
+                linear(prefix + "self_attn.v_proj", kv, c, ab, weights),
+                linear(prefix + "self_attn.o_proj", c, q, ab, weights),
+                linear(prefix + "mlp.gate_proj", f, c, mb, weights),
+                linear(prefix + "mlp.up_proj", f, c, mb, weights),
+                linear(prefix + "mlp.down_proj", c, f, mb, weights));
+        return new DecoderLayer(config, i, norm(prefix + "input_layernorm", weights),
+                norm(prefix + "post_attention_layernorm", weights), l);
+    }
+
+    private DecoderLayer.Norm norm(String name, DecoderWeights weights) {
+        return new DecoderLayer.Norm(weights.dense(name + ".weight", config.hidden()), weights.grad(name + ".weight"));
+    }
+
+    private Linear linear(String name, int out, int in, boolean biased, DecoderWeights weights) {
+        Tensor bias = biased ? weights.dense(name + ".bias", out) : null;
+        Linear linear = new Linear(name, linears.size(), weights.linear(name + ".weight", out, in), bias,
+                weights.grad(name + ".weight"), biased ? weights.grad(name + ".bias") : null);
+        linears.put(name, linear);
+        return linear;
+    }
+
+    public DecoderConfig config() {
+        return config;
+    }
+
+    public Backend backend() {
+        return backend;
+    }
+
+    /** The compute type of activations. */
+    public DType type() {
+        return type;
+    }
+
+    /** The linear layers by module path, in the order of the model; the head is not among them. */
+    public Map<String, Linear> linears() {
+        return linears;
+    }
+
+    /**
+     * The table of rotations for at least {@code positions} positions. As transformers does, angles are the float32
+     * product of position and inverse frequency, and cosines and sines are rounded to the compute type.
+     */
+    private Tensor rope(int positions) {
+        if (rope != null && rope.rows() >= positions) {
+            return rope;
+        }
+        if (positions > config.maxPositions()) {
+            throw new IllegalArgumentException("a sequence of " + positions + " tokens: the model was made for at most "
+                    + config.maxPositions());
+        }
+        int count = Math.min(config.maxPositions(), Math.max(256, Integer.highestOneBit(positions) * 2));
+        int d = config.headDim();
+        DType tableType = Linear.wide(type);
+        Allocation memory = backend.allocate(tableType.bytes((long) count * d), MemoryUse.CONSTANTS);
+        Tensor table = memory.tensor(0, tableType, count, d);
+        if (!table.device().equals(qlora4j.tensor.Device.PLAN)) {
+            backend.upload(ropeTable(count, tableType), table);
+        }
+        if (ropeMemory != null) {
+            ropeMemory.close();
+        }
+        ropeMemory = memory;
+        rope = table;
+        return rope;
+    }
+
+    private Tensor ropeTable(int count, DType tableType) {
+        int half = config.headDim() / 2;
+        double[] frequencies = config.inverseFrequencies();
+        Tensor host = Tensor.zeros(tableType, count, config.headDim());
+        Tensor rounded = Tensor.zeros(type, 1);
+        for (int p = 0; p < count; p++) {
+            for (int j = 0; j < half; j++) {
+                double angle = (float) p * (float) frequencies[j];
+                rounded.set(0, StrictMath.cos(angle));
+                host.set((long) p * config.headDim() + j, rounded.get(0));
+                rounded.set(0, StrictMath.sin(angle));
+                host.set((long) p * config.headDim() + half + j, rounded.get(0));
+            }
+        }
+        return host;
+    }
+
+    /** Looks at the hidden states as they pass: 0 is the embedding, L the last layer's output before the norm. */
+    public interface HiddenObserver {
+        void hidden(int index, Tensor h);
+    }
+
+    private Tensor embed(Stream s, DeviceBatch b) {
+        Tensor h = s.take(type, b.tokens.size(), config.hidden());
+        DecoderOps.embedding(s, b.tokens, embedding, h);
+        return h;
+    }
+
+    private Tensor normed(Stream s, Tensor h) {
+        Tensor n = s.take(type, h.rows(), config.hidden());
+        Tensor rstd = s.take(Linear.wide(type), h.rows());
+        DecoderOps.rmsNorm(s, h, norm.weight(), config.rmsNormEps(), n, rstd);
+        s.release(rstd);
+        return n;
+    }
+
+    /** Runs all layers without keeping what a backward would need; h is released. */
+    private Tensor run(Stream s, DeviceBatch b, Tensor table, Adapters adapters, KvCache cache, Tensor h,
+            HiddenObserver observer) {
+        for (DecoderLayer layer : layers) {
+            if (observer != null) {
+                observer.hidden(layer.index, h);
+            }
+            Tensor out = s.take(type, h.rows(), config.hidden());
+            layer.forward(s, b, table, adapters, cache, h, out).release(s);
+            s.release(h);
+            h = out;
+        }
+        return h;
+    }
+
+    /**
+     * Logits of all rows.
+     *
+     * @param observer sees the hidden states, the last one after the final norm (as transformers reports them); or null
+     * @param logits [N, vocab] of the compute type, overwritten
+     */
+    public void logits(Stream s, TokenBatch batch, Adapters adapters, HiddenObserver observer, Tensor logits) {
+        Tensor table = rope(batch.maxLength());
+        DeviceBatch b = new DeviceBatch(s, batch);
+        Tensor h = run(s, b, table, adapters, null, embed(s, b), observer);
+        Tensor n = normed(s, h);
+        s.release(h);
+        if (observer != null) {
+            observer.hidden(config.layers(), n);
+        }
+        qlora4j.tensor.Matmul.nt(s, n, head, 1, logits, false);
+        s.release(n);
+        b.release(s);
+    }
+
+    /**
+     * Runs new tokens of cached sequences and gives the logits of each sequence's last row.
+     *
+     * @param batch the new tokens of every sequence of the cache, positions continuing
+     * @param logits [S, vocab] float32 or the compute type, overwritten
+     */
+    public void next(Stream s, TokenBatch batch, Adapters adapters, KvCache cache, Tensor logits) {
+        int[] rows = new int[batch.sequences()];
+        int[] last = new int[batch.sequences()];
+        for (int i = 0; i < rows.length; i++) {
+            rows[i] = batch.cuLengths()[i + 1] - batch.cuLengths()[i];
+            last[i] = batch.cuLengths()[i + 1] - 1;
+        }
+        cache.grow(rows);
+        Tensor table = rope(cache.capacity());
+        DeviceBatch b = new DeviceBatch(s, batch, cache);
+        Tensor h = run(s, b, table, adapters, cache, embed(s, b), null);
+        Tensor index = DeviceBatch.upload(s, last);
+        Tensor ends = s.take(type, rows.length, config.hidden());
+        DecoderOps.gatherRows(s, h, index, ends);
+        s.release(h, index);
+        Tensor n = normed(s, ends);
+        s.release(ends);
+        qlora4j.tensor.Matmul.nt(s, n, head, 1, logits, false);
+        s.release(n);
+        b.release(s);
+    }
+
+    /** How a loss is computed. */
+    public record LossOptions(boolean gradients, boolean checkpointing) {
+        public static final LossOptions EVALUATE = new LossOptions(false, false);
+    }
+
+    /**
+     * The cross-entropy of a labelled batch, and its gradients: {@code loss += scale·Σ nll}, gradients of trained
+     * parameters are accumulated. With checkpointing only the layers' inputs are kept and each layer is run again
+     * before its backward, which changes no number.
+     *
+     * @param scale [1] of float32 or float64, on the device
+     * @param loss F64 [1], accumulated
+     * @param nll null, or [number of labels] where each labelled row's negative log-likelihood goes, in row order
+     */
+    public void loss(Stream s, TokenBatch batch, Adapters adapters, LossOptions options, Tensor scale, Tensor loss,
+            Tensor nll) {
+        int[] labelled = batch.labelRows();
+        if (labelled.length == 0) {
+            throw new IllegalArgumentException("a batch without a single label token has no loss");
+        }
+        Tensor table = rope(batch.maxLength());
+        DeviceBatch b = new DeviceBatch(s, batch);
+        Tensor index = DeviceBatch.upload(s, labelled);
+        Tensor labels = DeviceBatch.upload(s, Arrays.stream(labelled).map(i -> batch.labels()[i]).toArray());
+        Adapters used = withRows(adapters, b);
+        Tensor h = embed(s, b);
+        if (!options.gradients) {
+            h = run(s, b, table, used, null, h, null);
+            Tensor dh = head(s, h, index, labels, scale, loss, nll, false);
+            s.release(dh, h);
+        } else {
+            trainStep(s, b, table, used, options, h, index, labels, scale, loss, nll);
+        }
+        s.release(index, labels);
+        b.release(s);
+    }
+
+    private static Adapters withRows(Adapters adapters, DeviceBatch b) {
+        qlora4j.lora.Dropout d = adapters.dropout();
+        return d == null ? adapters
+                : new Adapters(adapters.slot(), adapters.ofRow(),
+                        new qlora4j.lora.Dropout(d.p(), d.seed(), d.step(), b.samples, b.positions));
+    }
+
+    private void trainStep(Stream s, DeviceBatch b, Tensor table, Adapters adapters, LossOptions options, Tensor first,
+            Tensor index, Tensor labels, Tensor scale, Tensor loss, Tensor nll) {
+        int n = layers.size();
+        Tensor[] inputs = new Tensor[n + 1];
+        DecoderLayer.Saved[] saved = new DecoderLayer.Saved[n];
+        inputs[0] = first;
+        for (int i = 0; i < n; i++) {
+            inputs[i + 1] = s.take(type, first.rows(), config.hidden());
+            saved[i] = layers.get(i).forward(s, b, table, adapters, null, inputs[i], inputs[i + 1]);
+            if (options.checkpointing) {
+                saved[i].release(s);
+            }
+        }
+        Tensor dh = head(s, inputs[n], index, labels, scale, loss, nll, true);
+        s.release(inputs[n]);
+        for (int i = n - 1; i >= 0; i--) {
+            DecoderLayer layer = layers.get(i);
+            DecoderLayer.Saved a = options.checkpointing
+                    ? layer.forward(s, b, table, adapters, null, inputs[i], null)
+                    : saved[i];
+            layer.backward(s, b, table, adapters, a, dh);
+            a.release(s);
+            s.release(inputs[i]);
+        }
+        if (dEmbedding != null) {
+            DecoderOps.embeddingBackward(s, b.tokens, dh, dEmbedding);
+        }
+        s.release(dh);
+    }
+
+    /** Final norm, head and loss of the labelled rows; returns dh [N, C] of all rows when gradients are wanted. */
+    private Tensor head(Stream s, Tensor h, Tensor index, Tensor labels, Tensor scale, Tensor loss, Tensor nll,
+            boolean gradients) {
+        long k = index.size();
+        int c = config.hidden();
+        DType wide = Linear.wide(type);
+        Tensor x = s.take(type, k, c);
+        DecoderOps.gatherRows(s, h, index, x);
+        Tensor n = s.take(type, k, c);
+        Tensor rstd = s.take(wide, k);
+        DecoderOps.rmsNorm(s, x, norm.weight(), config.rmsNormEps(), n, rstd);
+        Tensor rowLoss = nll == null ? s.take(wide, k) : nll;
+        Tensor dn = gradients ? s.take(type, k, c) : null;
+        DecoderOps.headLoss(s, n, head, labels, scale, rowLoss, loss, dn, gradients ? dHead : null, LOGIT_ROWS);
+        s.release(nll == null ? rowLoss : null);
+        Tensor dh = null;
+        if (gradients) {
+            Tensor dx = s.take(type, k, c);
+            DecoderOps.rmsNormBackward(s, dn, x, norm.weight(), rstd, null, dx, norm.grad());
+            dh = s.take(type, h.rows(), c);
+            s.zero(dh);
+            DecoderOps.embeddingBackward(s, index, dx, dh);
+            s.release(dx);
+        }
+        s.release(x, n, rstd, dn);
+        return dh;
+    }
+}

@@ -1,0 +1,177 @@
+package qlora4j.model;
+
+import java.util.List;
+import qlora4j.lora.Linear;
+import qlora4j.lora.Linear.Adapters;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * One decoder layer (Touvron et al. 2023), forward and backward beside each other:
+ *
+ * <pre>
+ * n1 = rmsnorm(h)    q, k, v = n1·Wq, n1·Wk, n1·Wv    rope(q, k)    a = attention(q, k, v)    h2 = h + a·Wo
+ * n2 = rmsnorm(h2)   gate, up = n2·Wg, n2·Wu          m = silu(gate)·up                       out = h2 + m·Wd
+ * </pre>
+ */
+final class DecoderLayer {
+    /** A norm's weight [C] and its gradient, null where it is frozen. */
+    record Norm(Tensor weight, Tensor grad) {
+    }
+
+    final int index;
+    final Norm inputNorm;
+    final Norm postNorm;
+    final Linear q;
+    final Linear k;
+    final Linear v;
+    final Linear o;
+    final Linear gate;
+    final Linear up;
+    final Linear down;
+    private final DecoderConfig config;
+
+    DecoderLayer(DecoderConfig config, int index, Norm inputNorm, Norm postNorm, List<Linear> linears) {
+        this.config = config;
+        this.index = index;
+        this.inputNorm = inputNorm;
+        this.postNorm = postNorm;
+        q = linears.get(0);
+        k = linears.get(1);
+        v = linears.get(2);
+        o = linears.get(3);
+        gate = linears.get(4);
+        up = linears.get(5);
+        down = linears.get(6);
+    }
+
+    List<Linear> linears() {
+        return List.of(q, k, v, o, gate, up, down);
+    }
+
+    /** What the forward leaves for the backward; {@code u…} are the adapters' inner activations, null without. */
+    static final class Saved {
+        Tensor h;
+        Tensor n1;
+        Tensor rstd1;
+        Tensor q;
+        Tensor k;
+        Tensor v;
+        Tensor attention;
+        Tensor lse;
+        Tensor h2;
+        Tensor n2;
+        Tensor rstd2;
+        Tensor gate;
+        Tensor up;
+        Tensor middle;
+        Tensor uq;
+        Tensor uk;
+        Tensor uv;
+        Tensor uo;
+        Tensor ugate;
+        Tensor uup;
+        Tensor udown;
+
+        /** Releases everything but the layer's input. */
+        void release(Stream s) {
+            s.release(n1, rstd1, q, k, v, attention, lse, h2, n2, rstd2, gate, up, middle);
+            s.release(uq, uk, uv, uo, ugate, uup, udown);
+        }
+    }
+
+    private AttentionShape attentionShape(int maxLength) {
+        return new AttentionShape(config.heads(), config.kvHeads(), config.headDim(), config.slidingWindow(),
+                maxLength);
+    }
+
+    /**
+     * Runs the layer.
+     *
+     * @param h [N, C], kept
+     * @param cache null, or where keys and values are appended and read
+     * @param out [N, C], overwritten; null when the output is not needed (recomputation), which saves a product
+     */
+    Saved forward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, KvCache cache, Tensor h, Tensor out) {
+        long n = h.rows();
+        DType type = h.dtype();
+        DType wide = Linear.wide(type);
+        Saved a = new Saved();
+        a.h = h;
+        a.n1 = s.take(type, n, config.hidden());
+        a.rstd1 = s.take(wide, n);
+        DecoderOps.rmsNorm(s, h, inputNorm.weight, config.rmsNormEps(), a.n1, a.rstd1);
+        a.q = s.take(type, n, q.outFeatures());
+        a.k = s.take(type, n, k.outFeatures());
+        a.v = s.take(type, n, v.outFeatures());
+        a.uq = q.forward(s, adapters, a.n1, null, a.q);
+        a.uk = k.forward(s, adapters, a.n1, null, a.k);
+        a.uv = v.forward(s, adapters, a.n1, null, a.v);
+        DecoderOps.rope(s, a.q, a.k, b.positions, rope, config.headDim(), false);
+        a.attention = s.take(type, n, q.outFeatures());
+        a.lse = s.take(wide, n, config.heads());
+        Tensor keys = a.k;
+        Tensor values = a.v;
+        if (cache != null) {
+            keys = cache.keys(index);
+            values = cache.values(index);
+            DecoderOps.appendToCache(s, a.k, a.v, b.cu, b.kvStart, b.kvLen, keys, values);
+        }
+        DecoderOps.attention(s, attentionShape(b.maxLength), a.q, keys, values, b.cu, b.kvStart, b.kvLen, a.attention,
+                a.lse);
+        a.h2 = s.take(type, n, config.hidden());
+        a.uo = o.forward(s, adapters, a.attention, h, a.h2);
+        a.n2 = s.take(type, n, config.hidden());
+        a.rstd2 = s.take(wide, n);
+        DecoderOps.rmsNorm(s, a.h2, postNorm.weight, config.rmsNormEps(), a.n2, a.rstd2);
+        a.gate = s.take(type, n, config.intermediate());
+        a.up = s.take(type, n, config.intermediate());
+        a.ugate = gate.forward(s, adapters, a.n2, null, a.gate);
+        a.uup = up.forward(s, adapters, a.n2, null, a.up);
+        a.middle = s.take(type, n, config.intermediate());
+        DecoderOps.swiglu(s, a.gate, a.up, a.middle);
+        Tensor end = out == null ? s.take(type, n, config.hidden()) : out;
+        a.udown = down.forward(s, adapters, a.middle, a.h2, end);
+        if (out == null) {
+            s.release(end);
+        }
+        return a;
+    }
+
+    /**
+     * The gradient of {@link #forward}: gradients of trained parameters are accumulated.
+     *
+     * @param dh [N, C] the gradient of the layer's output; overwritten by that of its input
+     */
+    void backward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, Saved a, Tensor dh) {
+        long n = dh.rows();
+        DType type = dh.dtype();
+        Tensor dMiddle = s.take(type, n, config.intermediate());
+        down.backward(s, adapters, dh, a.middle, a.udown, false, dMiddle);
+        Tensor dGate = s.take(type, n, config.intermediate());
+        Tensor dUp = s.take(type, n, config.intermediate());
+        DecoderOps.swigluBackward(s, dMiddle, a.gate, a.up, dGate, dUp);
+        s.release(dMiddle);
+        Tensor dn = s.take(type, n, config.hidden());
+        gate.backward(s, adapters, dGate, a.n2, a.ugate, false, dn);
+        up.backward(s, adapters, dUp, a.n2, a.uup, true, dn);
+        s.release(dGate, dUp);
+        DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight, a.rstd2, dh, dh, postNorm.grad);
+        Tensor dAttention = s.take(type, n, q.outFeatures());
+        o.backward(s, adapters, dh, a.attention, a.uo, false, dAttention);
+        Tensor dq = s.take(type, n, q.outFeatures());
+        Tensor dk = s.take(type, n, k.outFeatures());
+        Tensor dv = s.take(type, n, v.outFeatures());
+        DecoderOps.attentionBackward(s, attentionShape(b.maxLength), dAttention, a.q, a.k, a.v, a.attention, a.lse,
+                b.cu, dq, dk, dv);
+        s.release(dAttention);
+        DecoderOps.rope(s, dq, dk, b.positions, rope, config.headDim(), true);
+        q.backward(s, adapters, dq, a.n1, a.uq, false, dn);
+        k.backward(s, adapters, dk, a.n1, a.uk, true, dn);
+        v.backward(s, adapters, dv, a.n1, a.uv, true, dn);
+        s.release(dq, dk, dv);
+        DecoderOps.rmsNormBackward(s, dn, a.h, inputNorm.weight, a.rstd1, dh, dh, inputNorm.grad);
+        s.release(dn);
+    }
+}
