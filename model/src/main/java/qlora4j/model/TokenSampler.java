@@ -7,7 +7,7 @@ import qlora4j.tensor.Tensor;
 /**
  * Chooses tokens from rows of logits, in double: repetition penalty, then the largest, or temperature, top-k, top-p and
  * a draw, in transformers' order. Shared by the scalar and cpu backends: a row of logits is read once a token.
- * Its memory is kept between calls; not thread-safe.
+ * Its memory is kept between calls, which take turns.
  */
 final class TokenSampler {
     /** Tells these draws from the other uses of a seed. */
@@ -18,7 +18,7 @@ final class TokenSampler {
     private double[] sorted = new double[0];
 
     /** See {@link DecoderKernels#sample}. */
-    void sample(SamplingConfig config, Tensor logits, Tensor history, Tensor lengths, Tensor tokens) {
+    synchronized void sample(SamplingConfig config, Tensor logits, Tensor history, Tensor lengths, Tensor tokens) {
         int n = logits.cols();
         if (scores.length < n) {
             scores = new double[n];

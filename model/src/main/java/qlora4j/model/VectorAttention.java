@@ -1,0 +1,178 @@
+package qlora4j.model;
+
+import java.util.Arrays;
+import jdk.incubator.vector.FloatVector;
+import qlora4j.tensor.Floats;
+import qlora4j.tensor.Lanes;
+import qlora4j.tensor.Team;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Attention in tiles with the online softmax (Dao et al. 2022). A task is a block of queries of one sequence with all
+ * query heads that share a kv head: its rows are (query, head of the group). Scores are kept transposed, a row per key,
+ * so that the lanes run over the task's rows: maxima, sums and exponentials need no reduction across lanes, and K and V
+ * are read as they lie. Blocks depend on shapes alone, never on the number of threads.
+ */
+final class VectorAttention {
+    /** Rows of a task: about this many (query, head) pairs. */
+    static final int ROWS = 128;
+    /** Keys of a tile. */
+    static final int KEYS = 64;
+    /** Up to this many rows (decoding) scores are dot products; see {@link VectorDecode}. */
+    private static final int FEW_ROWS = 8;
+
+    private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, FACTOR = 6, HEAD = 7;
+
+    private final Team team;
+    private final VectorScratch scratch;
+    private final VectorDecode decode;
+
+    VectorAttention(Team team) {
+        this.team = team;
+        this.scratch = new VectorScratch(team, 8);
+        this.decode = new VectorDecode(team);
+    }
+
+    void forward(AttentionShape a, Tensor q, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor out,
+            Tensor lse) {
+        int queries = queriesPerBlock(a);
+        int blocks = 0;
+        for (int s = 0; s < kvStart.size(); s++) {
+            blocks += blocks(cuQ, s, queries);
+        }
+        int last = blocks * a.kvHeads() - 1;
+        // The blocks at the end see the most keys: they go first, so that no thread is left alone with one.
+        team.run(last + 1, (task, worker) -> {
+            int block = (last - task) / a.kvHeads();
+            int s = 0;
+            while (block >= blocks(cuQ, s, queries)) {
+                block -= blocks(cuQ, s++, queries);
+            }
+            int q0 = ScalarDecoder.integer(cuQ, s);
+            int qLen = ScalarDecoder.integer(cuQ, s + 1) - q0;
+            int from = block * queries;
+            int count = Math.min(queries, qLen - from);
+            int position = ScalarDecoder.integer(kvLen, s) - qLen + from;
+            int kvHead = (last - task) % a.kvHeads();
+            int keys0 = ScalarDecoder.integer(kvStart, s);
+            if (count * group(a) <= FEW_ROWS) {
+                decode.block(a, kvHead, q0 + from, count, position, keys0, q, k, v, out, lse, worker);
+            } else {
+                block(a, kvHead, q0 + from, count, position, keys0, q, k, v, out, lse, worker);
+            }
+        });
+    }
+
+    static int group(AttentionShape a) {
+        return a.heads() / a.kvHeads();
+    }
+
+    static int queriesPerBlock(AttentionShape a) {
+        return Math.max(1, ROWS / group(a));
+    }
+
+    private static int blocks(Tensor cuQ, int s, int queries) {
+        return (ScalarDecoder.integer(cuQ, s + 1) - ScalarDecoder.integer(cuQ, s) + queries - 1) / queries;
+    }
+
+    /** {@code count} queries from row {@code row}, the first at {@code position}; the keys begin at row {@code keys0}. */
+    private void block(AttentionShape a, int kvHead, int row, int count, int position, int keys0, Tensor q, Tensor k,
+            Tensor v, Tensor out, Tensor lse, int worker) {
+        int d = a.headDim();
+        int group = group(a);
+        int rows = count * group;
+        int lanes = VectorScratch.roundUp(rows, VectorTile.COLUMNS);
+        int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
+        int outRows = VectorScratch.roundUp(rows, VectorTile.ROWS);
+        float[] head = scratch.get(worker, HEAD, d);
+        float[] queries = scratch.get(worker, QUERIES_T, d * lanes);
+        loadTransposed(q, row, kvHead, count, group, d, (float) a.scale(), head, queries, lanes);
+        float[] tile = scratch.get(worker, TILE, KEYS * dims);
+        float[] scores = scratch.get(worker, SCORES, KEYS * lanes);
+        float[] sums = scratch.get(worker, SUMS, outRows * dims);
+        float[] max = scratch.get(worker, MAX, lanes);
+        float[] total = scratch.get(worker, TOTAL, lanes);
+        float[] factor = scratch.get(worker, FACTOR, lanes);
+        Arrays.fill(sums, 0, outRows * dims, 0f);
+        Arrays.fill(max, 0, lanes, -Float.MAX_VALUE);
+        Arrays.fill(total, 0, lanes, 0f);
+        int end = position + count;
+        for (int j = ScalarAttention.firstKey(a, position); j < end; j += KEYS) {
+            int keys = Math.min(KEYS, end - j);
+            loadKeys(k, keys0 + j, kvHead, keys, d, tile, dims);
+            VectorTile.multiply(tile, dims, 1, queries, 0, lanes, scores, 0, lanes,
+                    VectorScratch.roundUp(keys, VectorTile.ROWS), lanes, d, false);
+            mask(a, scores, lanes, j, keys, position, count, group);
+            for (int at = 0; at < lanes; at += Lanes.L) {
+                softmaxStep(scores, at, lanes, keys, max, total, factor);
+            }
+            loadKeys(v, keys0 + j, kvHead, keys, d, tile, dims);
+            for (int r = 0; r < rows; r++) {
+                VectorTile.scale(sums, r * dims, dims, factor[r]);
+            }
+            VectorTile.multiply(scores, 1, lanes, tile, 0, dims, sums, 0, dims, outRows, dims, keys, true);
+        }
+        for (int r = 0; r < rows; r++) {
+            VectorTile.scale(sums, r * dims, d, 1 / total[r]);
+            int h = kvHead * group + r % group;
+            Floats.store(sums, r * dims, d, out, (long) (row + r / group) * out.cols() + (long) h * d);
+            lse.set((long) (row + r / group) * a.heads() + h, max[r] + StrictMath.log(total[r]));
+        }
+    }
+
+    /**
+     * Reads the heads of a task's rows as columns: {@code to[c * lanes + r] = factor·t[row r][c]}, zero where there is
+     * no row.
+     */
+    static void loadTransposed(Tensor t, int row, int kvHead, int count, int group, int d, float factor, float[] head,
+            float[] to, int lanes) {
+        Arrays.fill(to, 0, d * lanes, 0f);
+        for (int r = 0; r < count * group; r++) {
+            int h = kvHead * group + r % group;
+            Floats.load(t, (long) (row + r / group) * t.cols() + (long) h * d, d, head, 0);
+            for (int c = 0; c < d; c++) {
+                to[c * lanes + r] = factor * head[c];
+            }
+        }
+    }
+
+    /** Reads one head of {@code n} rows from {@code row}, to a multiple of four rows, zero beyond rows and columns. */
+    static void loadKeys(Tensor t, int row, int kvHead, int n, int d, float[] tile, int dims) {
+        for (int j = 0; j < n; j++) {
+            Floats.load(t, (long) (row + j) * t.cols() + (long) kvHead * d, d, tile, j * dims);
+            Arrays.fill(tile, j * dims + d, (j + 1) * dims, 0f);
+        }
+        Arrays.fill(tile, n * dims, VectorScratch.roundUp(n, VectorTile.ROWS) * dims, 0f);
+    }
+
+    /** Scores of keys that a query does not see become -∞. Key {@code j0 + j} is in row j. */
+    static void mask(AttentionShape a, float[] scores, int lanes, int j0, int keys, int position, int count,
+            int group) {
+        for (int j = 0; j < keys; j++) {
+            int first = Math.clamp(j0 + j - position, 0, count);
+            int end = a.window() == 0 ? count : Math.clamp((long) j0 + j - position + a.window(), first, count);
+            Arrays.fill(scores, j * lanes, j * lanes + first * group, Float.NEGATIVE_INFINITY);
+            Arrays.fill(scores, j * lanes + end * group, j * lanes + count * group, Float.NEGATIVE_INFINITY);
+        }
+    }
+
+    /** Scores of one vector of rows to {@code exp(score - max)}; their sums so far, and the factor on what was summed. */
+    private static void softmaxStep(float[] scores, int at, int lanes, int keys, float[] max, float[] total,
+            float[] factor) {
+        FloatVector before = FloatVector.fromArray(Lanes.F, max, at);
+        FloatVector most = before;
+        for (int j = 0; j < keys; j++) {
+            most = most.max(FloatVector.fromArray(Lanes.F, scores, j * lanes + at));
+        }
+        FloatVector sum = FloatVector.zero(Lanes.F);
+        for (int j = 0; j < keys; j++) {
+            FloatVector p = VectorMath.exp(FloatVector.fromArray(Lanes.F, scores, j * lanes + at).sub(most));
+            p.intoArray(scores, j * lanes + at);
+            sum = sum.add(p);
+        }
+        FloatVector f = VectorMath.exp(before.sub(most));
+        f.intoArray(factor, at);
+        FloatVector.fromArray(Lanes.F, total, at).fma(f, sum).intoArray(total, at);
+        most.intoArray(max, at);
+    }
+}

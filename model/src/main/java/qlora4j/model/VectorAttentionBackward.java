@@ -1,0 +1,160 @@
+package qlora4j.model;
+
+import java.util.Arrays;
+import jdk.incubator.vector.FloatVector;
+import qlora4j.tensor.Floats;
+import qlora4j.tensor.Lanes;
+import qlora4j.tensor.Team;
+import qlora4j.tensor.Tensor;
+
+/**
+ * The gradient of attention in tiles laid out as in {@link VectorAttention}. A task is one kv head of one sequence with
+ * all query heads that share it: its keys' and values' gradients are summed over query blocks in their order, in
+ * float32, and rounded to the tensor's type once.
+ */
+final class VectorAttentionBackward {
+    private static final int KEYS = VectorAttention.KEYS;
+    private static final int QUERIES = 0, QUERIES_T = 1, D_OUT = 2, D_OUT_T = 3, K_TILE = 4, V_TILE = 5, P = 6, DS = 7,
+            DQ = 8, DK = 9, DV = 10, LSE = 11, DELTA = 12, HEAD = 13, SLOTS = 14;
+
+    private final Team team;
+    private final VectorScratch scratch;
+
+    VectorAttentionBackward(Team team) {
+        this.team = team;
+        this.scratch = new VectorScratch(team, SLOTS);
+    }
+
+    /** What a call gets and gives; see {@link DecoderKernels#attentionBackward}. */
+    record Call(AttentionShape shape, Tensor dOut, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, Tensor cu,
+            Tensor dq, Tensor dk, Tensor dv) {
+    }
+
+    void run(Call call) {
+        int kvHeads = call.shape.kvHeads();
+        team.run(Math.toIntExact((call.cu.size() - 1) * kvHeads), (task, worker) -> {
+            int s = task / kvHeads;
+            int from = ScalarDecoder.integer(call.cu, s);
+            kvHead(call, task % kvHeads, from, ScalarDecoder.integer(call.cu, s + 1) - from, worker);
+        });
+    }
+
+    private void kvHead(Call call, int kvHead, int from, int length, int worker) {
+        AttentionShape a = call.shape;
+        int d = a.headDim();
+        int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
+        int keyRows = VectorScratch.roundUp(length, VectorTile.ROWS);
+        float[] dk = scratch.get(worker, DK, keyRows * dims);
+        float[] dv = scratch.get(worker, DV, keyRows * dims);
+        Arrays.fill(dk, 0, keyRows * dims, 0f);
+        Arrays.fill(dv, 0, keyRows * dims, 0f);
+        int queries = VectorAttention.queriesPerBlock(a);
+        for (int i = 0; i < length; i += queries) {
+            queryBlock(call, kvHead, from, i, Math.min(queries, length - i), dk, dv, worker);
+        }
+        for (int j = 0; j < length; j++) {
+            long to = (long) (from + j) * call.k.cols() + (long) kvHead * d;
+            Floats.store(dk, j * dims, d, call.dk, to);
+            Floats.store(dv, j * dims, d, call.dv, to);
+        }
+    }
+
+    /** Adds what {@code count} queries from {@code position} on give to their keys and values, and writes their dq. */
+    private void queryBlock(Call call, int kvHead, int from, int position, int count, float[] dk, float[] dv,
+            int worker) {
+        AttentionShape a = call.shape;
+        int d = a.headDim();
+        int group = VectorAttention.group(a);
+        int rows = count * group;
+        int lanes = VectorScratch.roundUp(rows, VectorTile.COLUMNS);
+        int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
+        int row = from + position;
+        float scale = (float) a.scale();
+        float[] head = scratch.get(worker, HEAD, d);
+        float[] queries = scratch.get(worker, QUERIES, lanes * dims);
+        float[] queriesT = scratch.get(worker, QUERIES_T, d * lanes);
+        float[] dOut = scratch.get(worker, D_OUT, lanes * dims);
+        float[] dOutT = scratch.get(worker, D_OUT_T, d * lanes);
+        loadRows(call.q, row, kvHead, count, group, d, queries, dims);
+        VectorTile.scale(queries, 0, rows * dims, scale);
+        VectorAttention.loadTransposed(call.q, row, kvHead, count, group, d, scale, head, queriesT, lanes);
+        loadRows(call.dOut, row, kvHead, count, group, d, dOut, dims);
+        VectorAttention.loadTransposed(call.dOut, row, kvHead, count, group, d, 1f, head, dOutT, lanes);
+        float[] lse = scratch.get(worker, LSE, lanes);
+        float[] delta = scratch.get(worker, DELTA, lanes);
+        loadStatistics(call, row, kvHead, rows, lanes, dOut, dims, head, lse, delta);
+
+        float[] kTile = scratch.get(worker, K_TILE, KEYS * dims);
+        float[] vTile = scratch.get(worker, V_TILE, KEYS * dims);
+        float[] p = scratch.get(worker, P, KEYS * lanes);
+        float[] ds = scratch.get(worker, DS, KEYS * lanes);
+        int outRows = VectorScratch.roundUp(rows, VectorTile.ROWS);
+        float[] dq = scratch.get(worker, DQ, outRows * dims);
+        Arrays.fill(dq, 0, outRows * dims, 0f);
+        int end = position + count;
+        // Tiles begin at multiples of four, as the sums of dk and dv are written by fours.
+        int first = ScalarAttention.firstKey(a, position) / VectorTile.ROWS * VectorTile.ROWS;
+        for (int j = first; j < end; j += KEYS) {
+            int keys = Math.min(KEYS, end - j);
+            int keyRows = VectorScratch.roundUp(keys, VectorTile.ROWS);
+            VectorAttention.loadKeys(call.k, from + j, kvHead, keys, d, kTile, dims);
+            VectorAttention.loadKeys(call.v, from + j, kvHead, keys, d, vTile, dims);
+            VectorTile.multiply(kTile, dims, 1, queriesT, 0, lanes, p, 0, lanes, keyRows, lanes, d, false);
+            VectorAttention.mask(a, p, lanes, j, keys, position, count, group);
+            VectorTile.multiply(vTile, dims, 1, dOutT, 0, lanes, ds, 0, lanes, keyRows, lanes, d, false);
+            for (int key = 0; key < keys; key++) {
+                scoreGradients(p, ds, key * lanes, lanes, lse, delta);
+            }
+            Arrays.fill(p, keys * lanes, keyRows * lanes, 0f);
+            Arrays.fill(ds, keys * lanes, keyRows * lanes, 0f);
+            VectorTile.multiply(p, lanes, 1, dOut, 0, dims, dv, j * dims, dims, keyRows, dims, rows, true);
+            VectorTile.multiply(ds, lanes, 1, queries, 0, dims, dk, j * dims, dims, keyRows, dims, rows, true);
+            VectorTile.multiply(ds, 1, lanes, kTile, 0, dims, dq, 0, dims, outRows, dims, keys, true);
+        }
+        for (int r = 0; r < rows; r++) {
+            VectorTile.scale(dq, r * dims, d, scale);
+            Floats.store(dq, r * dims, d, call.dq, element(a, call.dq, row, kvHead, r));
+        }
+    }
+
+    private static long element(AttentionShape a, Tensor t, int row, int kvHead, int r) {
+        int group = VectorAttention.group(a);
+        return (long) (row + r / group) * t.cols() + (long) (kvHead * group + r % group) * a.headDim();
+    }
+
+    /** The heads of a block's rows (query, head of the group), zero beyond their last element. */
+    private static void loadRows(Tensor t, int row, int kvHead, int count, int group, int d, float[] to, int dims) {
+        for (int r = 0; r < count * group; r++) {
+            int h = kvHead * group + r % group;
+            Floats.load(t, (long) (row + r / group) * t.cols() + (long) h * d, d, to, r * dims);
+            Arrays.fill(to, r * dims + d, (r + 1) * dims, 0f);
+        }
+    }
+
+    /** Each row's log-sum-exp and {@code delta = Σ dOut·out}; 0 beyond the last row. */
+    private static void loadStatistics(Call call, int row, int kvHead, int rows, int lanes, float[] dOut, int dims,
+            float[] head, float[] lse, float[] delta) {
+        AttentionShape a = call.shape;
+        int group = VectorAttention.group(a);
+        for (int r = 0; r < lanes; r++) {
+            lse[r] = 0;
+            delta[r] = 0;
+            if (r < rows) {
+                Floats.load(call.out, element(a, call.out, row, kvHead, r), a.headDim(), head, 0);
+                delta[r] = VectorTile.dot(dOut, r * dims, head, 0, a.headDim());
+                lse[r] = (float) call.lse.get((long) (row + r / group) * a.heads() + kvHead * group + r % group);
+            }
+        }
+    }
+
+    /** One key's scores to probabilities {@code p}, and dP to {@code p·(dP - delta)}. */
+    private static void scoreGradients(float[] p, float[] ds, int at, int lanes, float[] lse, float[] delta) {
+        for (int r = 0; r < lanes; r += Lanes.L) {
+            FloatVector x = FloatVector.fromArray(Lanes.F, p, at + r);
+            FloatVector probability = VectorMath.exp(x.sub(FloatVector.fromArray(Lanes.F, lse, r)));
+            FloatVector dp = FloatVector.fromArray(Lanes.F, ds, at + r);
+            probability.intoArray(p, at + r);
+            probability.mul(dp.sub(FloatVector.fromArray(Lanes.F, delta, r))).intoArray(ds, at + r);
+        }
+    }
+}
