@@ -29,7 +29,7 @@ class DecoderConfigTest {
 
     /** A recorded configuration, changed, and read. */
     private DecoderConfig changed(String model, Consumer<ObjectNode> change) throws IOException {
-        ObjectNode json = json(model + "/config.json");
+        ObjectNode json = json(model + "/base/config.json");
         change.accept(json);
         Path file = directory.resolve("config.json");
         JsonFile.MAPPER.writeValue(file.toFile(), json);
@@ -38,15 +38,15 @@ class DecoderConfigTest {
 
     @Test
     void readsTheRecordedConfigurations() throws IOException {
-        DecoderConfig llama = DecoderConfig.read(Golden.path("llama"));
+        DecoderConfig llama = DecoderConfig.read(Golden.path("llama/base"));
         assertThat(llama)
                 .isEqualTo(new DecoderConfig(Architecture.LLAMA, 320, 64, 176, 3, 4, 2, 16, 1e-5, 128, false, 0,
                         RopeConfig.unscaled(10000), false, false, DType.F32, "silu", OptionalInt.of(1), List.of(2),
                         OptionalInt.of(0), null));
-        DecoderConfig llama3 = DecoderConfig.read(Golden.path("llama3/config.json"));
+        DecoderConfig llama3 = DecoderConfig.read(Golden.path("llama3/base/config.json"));
         assertThat(llama3.rope()).isEqualTo(new RopeConfig(500000, RopeConfig.Type.LLAMA3, 8, 1, 4, 32));
         assertThat(llama3.tieWordEmbeddings()).isTrue();
-        DecoderConfig mistral = DecoderConfig.read(Golden.path("mistral"));
+        DecoderConfig mistral = DecoderConfig.read(Golden.path("mistral/base"));
         assertThat(mistral.architecture()).isEqualTo(Architecture.MISTRAL);
         assertThat(mistral.slidingWindow()).isEqualTo(9);
     }
@@ -64,7 +64,7 @@ class DecoderConfigTest {
             scaling.set(typeField, scaling.remove("rope_type"));
             c.set("rope_scaling", scaling);
         });
-        assertThat(old).isEqualTo(DecoderConfig.read(Golden.path("llama3")));
+        assertThat(old).isEqualTo(DecoderConfig.read(Golden.path("llama3/base")));
     }
 
     @Test
@@ -123,15 +123,15 @@ class DecoderConfigTest {
 
     @Test
     void readsAndWritesTheQuantizationAsTransformersDoes() throws IOException {
-        ObjectNode quantized = json("llama/config-bnb4bit.json");
-        DecoderConfig config = DecoderConfig.read(Golden.path("llama/config-bnb4bit.json"));
+        ObjectNode quantized = json("llama/bnb4bit/config.json");
+        DecoderConfig config = DecoderConfig.read(Golden.path("llama/bnb4bit/config.json"));
         Quantization4bit nf4 = new Quantization4bit(QuantType.NF4, true, DType.F32, List.of());
         assertThat(config.quantization()).isEqualTo(nf4);
-        DecoderConfig dense = DecoderConfig.read(Golden.path("llama"));
+        DecoderConfig dense = DecoderConfig.read(Golden.path("llama/base"));
         assertThat(dense.quantization()).isNull();
         assertThat(dense.withQuantization(nf4)).isEqualTo(config);
-        assertThat(dense.withQuantization(nf4).toJson(json("llama/config.json"))).isEqualTo(quantized);
-        assertThat(config.withQuantization(null).toJson(quantized)).isEqualTo(json("llama/config.json"));
+        assertThat(dense.withQuantization(nf4).toJson(json("llama/base/config.json"))).isEqualTo(quantized);
+        assertThat(config.withQuantization(null).toJson(quantized)).isEqualTo(json("llama/base/config.json"));
         assertThat(changed("llama", c -> c.set("quantization_config", quantized.get("quantization_config").deepCopy())))
                 .isEqualTo(config);
     }
@@ -139,8 +139,8 @@ class DecoderConfigTest {
     @Test
     void writingKeepsWhatItDoesNotKnowAndTheSpelling() throws IOException {
         for (String model : new String[]{"llama", "llama3", "mistral"}) {
-            ObjectNode source = json(model + "/config.json");
-            DecoderConfig config = DecoderConfig.read(Golden.path(model));
+            ObjectNode source = json(model + "/base/config.json");
+            DecoderConfig config = DecoderConfig.read(Golden.path(model + "/base"));
             assertThat(config.toJson(source)).isEqualTo(source);
             DecoderConfig again = changed("llama", c -> {
                 c.removeAll();
@@ -148,7 +148,7 @@ class DecoderConfigTest {
             });
             assertThat(again).isEqualTo(config);
         }
-        DecoderConfig bf16 = DecoderConfig.read(Golden.path("llama3")).withDtype(DType.BF16);
+        DecoderConfig bf16 = DecoderConfig.read(Golden.path("llama3/base")).withDtype(DType.BF16);
         ObjectNode old = (ObjectNode) JsonFile.MAPPER.readTree(
                 "{\"rope_theta\": 1.0, \"rope_scaling\": {\"type\": \"llama3\"}, \"torch_dtype\": \"float32\", \"mine\": [1]}");
         ObjectNode written = bf16.toJson(old);

@@ -25,7 +25,7 @@ class RopeConfigTest {
     @Test
     void unscaledFrequenciesAreThoseOfTransformers() throws IOException {
         // PyTorch 2.15, CPU: 1.0 / (base ** (arange(0, dim, 2).float() / dim))
-        near(DecoderConfig.read(Golden.path("llama")).inverseFrequencies(), new double[]{1.0, 0.3162277638912201,
+        near(DecoderConfig.read(Golden.path("llama/base")).inverseFrequencies(), new double[]{1.0, 0.3162277638912201,
                 0.10000000149011612, 0.03162277862429619, 0.009999999776482582, 0.003162277862429619,
                 0.0010000000474974513, 0.0003162277862429619}, 1);
     }
@@ -33,9 +33,11 @@ class RopeConfigTest {
     @Test
     void scaledFrequenciesAreThoseOfTransformers() throws IOException {
         // the same, through _compute_llama3_parameters; the recorded model's, then Llama 3.2's
-        near(DecoderConfig.read(Golden.path("llama3")).inverseFrequencies(), new double[]{1.0, 0.024240344762802124,
-                0.004700753837823868, 0.0009115831344388425, 0.00017677668074611574, 3.428102354519069e-05,
-                6.647869668086059e-06, 1.289173155782919e-06}, 4);
+        near(DecoderConfig.read(Golden.path("llama3/base")).inverseFrequencies(),
+                new double[]{1.0, 0.024240344762802124,
+                        0.004700753837823868, 0.0009115831344388425, 0.00017677668074611574, 3.428102354519069e-05,
+                        6.647869668086059e-06, 1.289173155782919e-06},
+                4);
         near(new RopeConfig(500000, RopeConfig.Type.LLAMA3, 32, 1, 4, 8192).inverseFrequencies(64),
                 new double[]{1.0, 0.663601279258728, 0.44036662578582764, 0.2922278344631195, 0.193922758102417,
                         0.12868738174438477, 0.08539710193872452, 0.05666961893439293, 0.03760603070259094,
