@@ -67,6 +67,33 @@ public record QuantizedTensor(QuantConfig config, DType dtype, long[] shape, Ten
                 backend.allocate(MemoryUse.CONSTANTS, DType.F32, 1));
     }
 
+    /** A copy in memory of {@code backend}, from host memory; it lives as long as the backend. */
+    public QuantizedTensor copyTo(Backend backend) {
+        QuantizedTensor copy = allocate(backend, config, dtype, shape);
+        backend.upload(packed, copy.packed);
+        backend.upload(absmax, copy.absmax);
+        if (config.nested()) {
+            backend.upload(absmax2, copy.absmax2);
+            backend.upload(offset, copy.offset);
+        }
+        return copy;
+    }
+
+    /** A copy in host memory that the garbage collector frees, from memory of {@code backend}. */
+    public QuantizedTensor toHost(Backend backend) {
+        return new QuantizedTensor(config, dtype, shape, toHost(backend, packed), toHost(backend, absmax),
+                toHost(backend, absmax2), toHost(backend, offset));
+    }
+
+    private static Tensor toHost(Backend backend, Tensor t) {
+        if (t == null) {
+            return null;
+        }
+        Tensor host = Tensor.zeros(t.dtype(), t.shape());
+        backend.download(t, host);
+        return host;
+    }
+
     /** A copy of the dimensions. */
     @Override
     public long[] shape() {

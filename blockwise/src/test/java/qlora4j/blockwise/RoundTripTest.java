@@ -20,7 +20,7 @@ class RoundTripTest {
     /** Upper bounds are bitsandbytes' own figures plus a hundredth; an error below 0.98 of them would be a wrong test. */
     @ParameterizedTest
     @CsvSource({"NF4, false, 0.07332, 0.20572", "NF4, true, 0.07332, 0.20572", "FP4, false, 0.09732, 0.26278",
-        "FP4, true, 0.09732, 0.26278"})
+            "FP4, true, 0.09732, 0.26278"})
     void errorsOfNormalDataLieWithinTwoSidedBounds(QuantType type, boolean nested, double absolute, double relative) {
         float[] x = gaussian(SIDE * SIDE);
         try (Backend backend = Backends.open(Backend.CPU); Stream stream = backend.openStream()) {

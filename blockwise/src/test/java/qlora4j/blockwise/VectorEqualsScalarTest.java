@@ -106,9 +106,9 @@ class VectorEqualsScalarTest {
         Tensor x = Tensor.zeros(in, n).copyFrom(Tensor.of(values, n));
         Tensor offset = shifted ? Tensor.of(new float[]{0.25f}, 1) : null;
         Tensor[] a = {Golden.poisoned(DType.U8, n), Golden.poisoned(DType.F32, QuantConfig.blocks(n, blocksize)),
-            Golden.poisoned(out, n)};
+                Golden.poisoned(out, n)};
         Tensor[] b = {Golden.poisoned(DType.U8, n), Golden.poisoned(DType.F32, QuantConfig.blocks(n, blocksize)),
-            Golden.poisoned(out, n)};
+                Golden.poisoned(out, n)};
         eightBit(scalar, x, offset, map, blocksize, a);
         eightBit(cpu, x, offset, map, blocksize, b);
         Golden.assertSame("codes", b[0], a[0]);
