@@ -5,11 +5,14 @@ import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import qlora4j.lora.Dropout;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Device;
+import qlora4j.tensor.Matmul;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
@@ -122,7 +125,7 @@ public final class Decoder {
         DType tableType = Linear.wide(type);
         Allocation memory = backend.allocate(tableType.bytes((long) count * d), MemoryUse.CONSTANTS);
         Tensor table = memory.tensor(0, tableType, count, d);
-        if (!table.device().equals(qlora4j.tensor.Device.PLAN)) {
+        if (!table.device().equals(Device.PLAN)) {
             backend.upload(ropeTable(count, tableType), table);
         }
         if (ropeMemory != null) {
@@ -199,7 +202,7 @@ public final class Decoder {
         if (observer != null) {
             observer.hidden(config.layers(), n);
         }
-        qlora4j.tensor.Matmul.nt(s, n, head, 1, logits, false);
+        Matmul.nt(s, n, head, 1, logits, false);
         s.release(n);
         b.release(s);
     }
@@ -218,16 +221,28 @@ public final class Decoder {
             last[i] = batch.cuLengths()[i + 1] - 1;
         }
         cache.grow(rows);
+        next(s, batch, last, adapters, cache, logits);
+    }
+
+    /** One token of every sequence, for planning: takes what {@link #next} takes and leaves the cache alone. */
+    void planNext(Stream s, Adapters adapters, KvCache cache) {
+        int[][] one = new int[cache.sequences()][1];
+        int[] last = new int[one.length];
+        Arrays.setAll(last, i -> i);
+        next(s, TokenBatch.of(one), last, adapters, cache, Tensor.shapeOnly(DType.F32, one.length, config.vocab()));
+    }
+
+    private void next(Stream s, TokenBatch batch, int[] last, Adapters adapters, KvCache cache, Tensor logits) {
         Tensor table = rope(cache.capacity());
         DeviceBatch b = new DeviceBatch(s, batch, cache);
         Tensor h = run(s, b, table, adapters, cache, embed(s, b), null);
         Tensor index = DeviceBatch.upload(s, last);
-        Tensor ends = s.take(type, rows.length, config.hidden());
+        Tensor ends = s.take(type, last.length, config.hidden());
         DecoderOps.gatherRows(s, h, index, ends);
         s.release(h, index);
         Tensor n = normed(s, ends);
         s.release(ends);
-        qlora4j.tensor.Matmul.nt(s, n, head, 1, logits, false);
+        Matmul.nt(s, n, head, 1, logits, false);
         s.release(n);
         b.release(s);
     }
@@ -270,10 +285,10 @@ public final class Decoder {
     }
 
     private static Adapters withRows(Adapters adapters, DeviceBatch b) {
-        qlora4j.lora.Dropout d = adapters.dropout();
+        Dropout d = adapters.dropout();
         return d == null ? adapters
                 : new Adapters(adapters.slot(), adapters.ofRow(),
-                        new qlora4j.lora.Dropout(d.p(), d.seed(), d.step(), b.samples, b.positions));
+                        new Dropout(d.p(), d.seed(), d.step(), b.samples, b.positions));
     }
 
     private void trainStep(Stream s, DeviceBatch b, Tensor table, Adapters adapters, LossOptions options, Tensor first,

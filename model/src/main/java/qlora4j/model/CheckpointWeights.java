@@ -1,0 +1,93 @@
+package qlora4j.model;
+
+import java.io.IOException;
+import java.io.UncheckedIOException;
+import qlora4j.blockwise.Blockwise;
+import qlora4j.blockwise.Bnb4bit;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.lora.LinearWeight;
+import qlora4j.safetensors.SafetensorsView;
+import qlora4j.tensor.Allocation;
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.MemoryUse;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Weights from a checkpoint, one tensor at a time: linear layers are quantized as they stream from the file (or read as
+ * they are from a 4-bit checkpoint), everything else is converted to the compute type. Norms, embeddings and the head
+ * are never quantized.
+ */
+final class CheckpointWeights implements DecoderWeights {
+    private final SafetensorsView view;
+    private final Backend backend;
+    private final DType type;
+    private final QuantConfig quantize;
+
+    /**
+     * @param type the compute type
+     * @param quantize how dense linear weights are quantized; null: they stay dense
+     */
+    CheckpointWeights(SafetensorsView view, Backend backend, DType type, QuantConfig quantize) {
+        this.view = view;
+        this.backend = backend;
+        this.type = type;
+        this.quantize = quantize;
+    }
+
+    @Override
+    public Tensor dense(String name, long... shape) {
+        Tensor device = backend.allocate(MemoryUse.WEIGHTS, type, shape);
+        backend.upload(converted(checked(name, shape), type), device);
+        return device;
+    }
+
+    @Override
+    public LinearWeight linear(String name, int out, int in) {
+        try {
+            if (Bnb4bit.contains(view, name)) {
+                return new LinearWeight.Quantized(Bnb4bit.read(view, name).copyTo(backend));
+            }
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+        if (quantize == null) {
+            return new LinearWeight.Dense(dense(name, out, in));
+        }
+        // As from_pretrained(dtype=bfloat16) does: cast to the compute type, then quantize.
+        Tensor source = checked(name, out, in);
+        if (type == DType.BF16 || type == DType.F16) {
+            source = converted(source, type);
+        }
+        try (Stream s = backend.openStream()) {
+            if (backend.device().isHost()) {
+                return new LinearWeight.Quantized(Blockwise.quantize(s, source, quantize));
+            }
+            try (Allocation staging = backend.allocate(source.bytes(), MemoryUse.WORKSPACE)) {
+                Tensor device = staging.tensor(0, source.dtype(), source.shape());
+                backend.upload(source, device);
+                LinearWeight.Quantized w = new LinearWeight.Quantized(Blockwise.quantize(s, device, quantize));
+                s.synchronize();
+                return w;
+            }
+        }
+    }
+
+    private Tensor checked(String name, long... shape) {
+        Tensor t = view.tensor(name);
+        if (!t.hasShape(shape)) {
+            throw new IllegalArgumentException(view.info(name).file() + ": " + name + " is " + t
+                    + ", config.json asks for " + java.util.Arrays.toString(shape));
+        }
+        if (!t.dtype().isFloat()) {
+            throw new IllegalArgumentException(view.info(name).file() + ": " + name + " is " + t.dtype()
+                    + ", a float type is expected");
+        }
+        return t;
+    }
+
+    private static Tensor converted(Tensor source, DType type) {
+        return source.dtype() == type ? source : Tensor.zeros(type, source.shape()).copyFrom(source);
+    }
+}

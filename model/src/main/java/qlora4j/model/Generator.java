@@ -1,0 +1,139 @@
+package qlora4j.model;
+
+import java.util.Arrays;
+import java.util.Set;
+import java.util.function.IntPredicate;
+import qlora4j.lora.Linear.Adapters;
+import qlora4j.tensor.Allocation;
+import qlora4j.tensor.ArenaPlan;
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.MemoryUse;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Writes tokens one after another for one sequence. Prompt and steps run planned: a step of decoding allocates nothing.
+ */
+public final class Generator implements AutoCloseable {
+    private final Decoder decoder;
+    private final Backend backend;
+    private final Stream stream;
+    private final KvCache cache;
+    private final int capacity;
+    private final Allocation buffers;
+    private final Tensor logits;
+    private final Tensor history;
+    private final Tensor length;
+    private final Tensor chosen;
+    private ArenaPlan stepPlan;
+    private Allocation stepArena;
+    private Adapters planned;
+
+    /** A generator for sequences of up to {@code capacity} tokens, prompt included. */
+    public Generator(Decoder decoder, int capacity) {
+        if (capacity > decoder.config().maxPositions()) {
+            throw new IllegalArgumentException("prompt and new tokens together are " + capacity
+                    + "; the model was made for at most " + decoder.config().maxPositions());
+        }
+        this.decoder = decoder;
+        this.backend = decoder.backend();
+        this.capacity = capacity;
+        stream = backend.openStream();
+        cache = new KvCache(backend, decoder.config(), decoder.type(), 1, capacity);
+        int vocab = decoder.config().vocab();
+        DType type = decoder.type() == DType.F64 ? DType.F64 : DType.F32;
+        long logitBytes = Math.ceilDiv(type.bytes(vocab), 64L) * 64;
+        buffers = backend.allocate(logitBytes + 4L * capacity + 64 + 128, MemoryUse.WORKSPACE);
+        logits = buffers.tensor(0, type, 1, vocab);
+        length = buffers.tensor(logitBytes, DType.I32, 1);
+        chosen = buffers.tensor(logitBytes + 64, DType.I32, 1);
+        history = buffers.tensor(logitBytes + 128, DType.I32, 1, capacity);
+    }
+
+    /**
+     * Continues a prompt.
+     *
+     * @param eos tokens that end the text; the one that did is the last of the result
+     * @param onToken sees each token as it is chosen and says whether to go on; null: always
+     * @return the new tokens
+     */
+    public int[] generate(int[] prompt, int maxNewTokens, SamplingConfig sampling, Adapters adapters, Set<Integer> eos,
+            IntPredicate onToken) {
+        if (prompt.length == 0) {
+            throw new IllegalArgumentException("the prompt has no tokens");
+        }
+        if (prompt.length + maxNewTokens > capacity) {
+            throw new IllegalArgumentException(prompt.length + " prompt tokens and " + maxNewTokens
+                    + " new ones exceed this generator's " + capacity);
+        }
+        cache.clear();
+        int[] all = Arrays.copyOf(prompt, prompt.length + maxNewTokens);
+        int n = prompt.length;
+        feed(TokenBatch.of(prompt), adapters, null);
+        while (n < all.length) {
+            int token = choose(all, n, sampling);
+            all[n++] = token;
+            boolean goOn = onToken == null || onToken.test(token);
+            if (!goOn || eos.contains(token) || n == all.length) {
+                break;
+            }
+            feed(new TokenBatch(new int[]{token}, new int[]{0, 1}, new int[]{n - 1}, new int[]{0}, null), adapters,
+                    stepPlan(adapters));
+        }
+        return Arrays.copyOfRange(all, prompt.length, n);
+    }
+
+    /** The logits of the last row that was fed, float32: for tests and for a look at the alternatives. */
+    public float[] lastLogits() {
+        Tensor host = Tensor.zeros(logits.dtype(), logits.shape());
+        backend.download(logits, host);
+        return host.toFloats();
+    }
+
+    private void feed(TokenBatch batch, Adapters adapters, ArenaPlan plan) {
+        if (plan == null) {
+            decoder.next(stream, batch, adapters, cache, logits);
+            return;
+        }
+        stream.begin(plan, stepArena);
+        try {
+            decoder.next(stream, batch, adapters, cache, logits);
+            stream.end();
+        } finally {
+            stream.abandon();
+        }
+    }
+
+    /** The plan of one token, made again when another adapter is used. */
+    private ArenaPlan stepPlan(Adapters adapters) {
+        if (stepPlan == null || !adapters.equals(planned)) {
+            if (stepArena != null) {
+                stepArena.close();
+            }
+            stepPlan = ArenaPlan.of(s -> decoder.planNext(s, adapters, cache));
+            stepArena = backend.allocate(Math.max(1, stepPlan.bytes()), MemoryUse.ACTIVATIONS);
+            planned = adapters;
+        }
+        return stepPlan;
+    }
+
+    private int choose(int[] all, int n, SamplingConfig sampling) {
+        backend.upload(Tensor.of(all, 1, all.length), history.slice(0, 1, all.length));
+        backend.upload(Tensor.of(new int[]{n}, 1), length);
+        DecoderOps.sample(stream, sampling, logits, history.slice(0, 1, all.length), length, chosen);
+        Tensor host = Tensor.zeros(DType.I32, 1);
+        backend.download(chosen, host);
+        return (int) host.get(0);
+    }
+
+    @Override
+    public void close() {
+        stream.close();
+        cache.close();
+        buffers.close();
+        if (stepArena != null) {
+            stepArena.close();
+        }
+    }
+}

@@ -1,0 +1,35 @@
+package qlora4j.model;
+
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.blockwise.QuantizedTensor;
+import qlora4j.lora.LinearWeight;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.MemoryUse;
+import qlora4j.tensor.PlanBackend;
+import qlora4j.tensor.Tensor;
+
+/** Weights without data on the plan device, which count the bytes that a model would hold. */
+public final class ShapeWeights implements DecoderWeights {
+    private final PlanBackend backend;
+    private final DType type;
+    private final QuantConfig quantize;
+
+    /** @param quantize how linear weights are held; null: dense, in the compute type */
+    public ShapeWeights(PlanBackend backend, DType type, QuantConfig quantize) {
+        this.backend = backend;
+        this.type = type;
+        this.quantize = quantize;
+    }
+
+    @Override
+    public Tensor dense(String name, long... shape) {
+        return backend.allocate(MemoryUse.WEIGHTS, type, shape);
+    }
+
+    @Override
+    public LinearWeight linear(String name, int out, int in) {
+        return quantize == null
+                ? new LinearWeight.Dense(dense(name, out, in))
+                : new LinearWeight.Quantized(QuantizedTensor.allocate(backend, quantize, type, out, in));
+    }
+}
