@@ -1,0 +1,199 @@
+package qlora4j.model;
+
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
+import java.util.function.Consumer;
+import qlora4j.lora.Linear;
+import qlora4j.lora.Linear.Adapters;
+import qlora4j.lora.LinearWeight;
+import qlora4j.lora.LoraConfig;
+import qlora4j.lora.ParameterReport;
+import qlora4j.tensor.Backend;
+
+/**
+ * A model with its tokenizer and its adapters: what most users of the Java API hold. The backend is the caller's; a
+ * model's weights live as long as it does.
+ *
+ * <pre>{@code
+ * try (Backend cpu = Backends.open("auto");
+ *         CausalLm lm = CausalLm.load(Path.of("MODEL_DIR"), cpu, DecoderLoader.QLORA)) {
+ *     lm.load("pirate", Path.of("ADAPTER_DIR"));
+ *     System.out.println(lm.generate("pirate", "Hello", GenerateOptions.greedy(40)));
+ * }
+ * }</pre>
+ */
+public final class CausalLm implements AutoCloseable {
+    /** The name under which the base alone is used. */
+    public static final String BASE = "base";
+
+    private final ModelDirectory directory;
+    private final Decoder decoder;
+    private final Map<String, Adapter> adapters = new LinkedHashMap<>();
+    private int slots;
+
+    private CausalLm(ModelDirectory directory, Decoder decoder) {
+        this.directory = directory;
+        this.decoder = decoder;
+    }
+
+    /** Loads a Hugging Face model directory, quantizing it tensor by tensor when the loader says so. */
+    public static CausalLm load(Path path, Backend backend, DecoderLoader loader) throws IOException {
+        ModelDirectory directory = ModelDirectory.open(path);
+        try {
+            directory.tokenizer();
+            return new CausalLm(directory, loader.load(directory.config(), directory.weights(), backend));
+        } catch (IOException | RuntimeException e) {
+            directory.close();
+            throw e;
+        }
+    }
+
+    public ModelDirectory directory() {
+        return directory;
+    }
+
+    public Decoder decoder() {
+        return decoder;
+    }
+
+    public Tokenizer tokenizer() throws IOException {
+        return directory.tokenizer();
+    }
+
+    /** Attaches a new adapter to be trained. */
+    public Adapter attach(String name, LoraConfig config) {
+        return put(name, Adapter.create(decoder, freeSlot(name), config));
+    }
+
+    /** Loads a PEFT adapter. */
+    public Adapter load(String name, Path path) throws IOException {
+        return put(name, Adapter.load(decoder, freeSlot(name), path, false));
+    }
+
+    /** Loads a PEFT adapter to train it further. */
+    public Adapter loadTrainable(String name, Path path) throws IOException {
+        return put(name, Adapter.load(decoder, freeSlot(name), path, true));
+    }
+
+    private int freeSlot(String name) {
+        if (name.equals(BASE) || adapters.containsKey(name)) {
+            throw new IllegalArgumentException("an adapter cannot be called " + name + ": the name is taken");
+        }
+        return slots;
+    }
+
+    private Adapter put(String name, Adapter adapter) {
+        adapters.put(name, adapter);
+        slots++;
+        return adapter;
+    }
+
+    /** The adapter called {@code name}; an error that lists the names when there is none. */
+    public Adapter adapter(String name) {
+        Adapter a = adapters.get(name);
+        if (a == null) {
+            throw new IllegalArgumentException("no adapter is called " + name + "; there are " + adapters.keySet());
+        }
+        return a;
+    }
+
+    /** Calls that use the adapter {@code name}, or the base alone when it is {@link #BASE}. */
+    public Adapters use(String name) {
+        return name.equals(BASE) ? Adapters.NONE : adapter(name).use();
+    }
+
+    /** Trainable and frozen parameters with {@code adapter} being trained, and the base's bits a parameter. */
+    public ParameterReport report(Adapter adapter) {
+        DecoderConfig c = decoder.config();
+        long frozen = 0;
+        long linears = 0;
+        long bytes = 0;
+        for (Linear l : decoder.linears().values()) {
+            linears += (long) l.outFeatures() * l.inFeatures();
+            bytes += l.weight().bytes();
+        }
+        frozen += linears + (long) c.vocab() * c.hidden() * (c.tieWordEmbeddings() ? 1 : 2)
+                + (long) c.hidden() * (2L * c.layers() + 1);
+        long other = frozen - linears;
+        return new ParameterReport(adapter.parameters().parameters(), frozen, bytes + decoder.type().bytes(other));
+    }
+
+    /** Bits a parameter of the linear layers, constants included: 4.127 for NF4 with double quantization. */
+    public double linearBitsPerParameter() {
+        long n = 0;
+        long bytes = 0;
+        for (Linear l : decoder.linears().values()) {
+            n += (long) l.outFeatures() * l.inFeatures();
+            bytes += l.weight().bytes();
+        }
+        return 8.0 * bytes / n;
+    }
+
+    /** Whether linear layers are held in 4 bits. */
+    public boolean quantized() {
+        return decoder.linears().values().iterator().next().weight() instanceof LinearWeight.Quantized;
+    }
+
+    /** The tokens that end a text. */
+    public Set<Integer> eosIds() {
+        return new TreeSet<>(directory.generation().eosIds());
+    }
+
+    /**
+     * How text is generated.
+     *
+     * @param stopStrings texts that end the output and are not part of it
+     */
+    public record GenerateOptions(int maxNewTokens, SamplingConfig sampling, List<String> stopStrings) {
+        public GenerateOptions {
+            if (maxNewTokens < 1) {
+                throw new IllegalArgumentException("--max-new-tokens " + maxNewTokens + ": must be at least 1");
+            }
+        }
+
+        /** The likeliest token each time. */
+        public static GenerateOptions greedy(int maxNewTokens) {
+            return new GenerateOptions(maxNewTokens, SamplingConfig.GREEDY, List.of());
+        }
+    }
+
+    /** Continues {@code prompt} (special tokens added as the tokenizer does) under an adapter or {@link #BASE}. */
+    public String generate(String adapter, String prompt, GenerateOptions options) throws IOException {
+        StringBuilder out = new StringBuilder();
+        generate(adapter, tokenizer().encode(prompt, true), options, out::append);
+        return out.toString();
+    }
+
+    /** Continues token ids, passing text on as soon as it is certain; returns the number of new tokens. */
+    public int generate(String adapter, int[] prompt, GenerateOptions options, Consumer<String> onText)
+            throws IOException {
+        StreamingDecoder text = tokenizer().streamingDecoder(true);
+        StopStrings stops = new StopStrings(options.stopStrings());
+        Set<Integer> eos = eosIds();
+        try (Generator generator = new Generator(decoder, prompt.length + options.maxNewTokens())) {
+            int[] made = generator.generate(prompt, options.maxNewTokens(), options.sampling(), use(adapter), eos,
+                    token -> {
+                        if (!eos.contains(token)) {
+                            onText.accept(stops.accept(text.accept(token)));
+                        }
+                        return !stops.stopped();
+                    });
+            if (!stops.stopped()) {
+                onText.accept(stops.accept(text.finish()));
+                onText.accept(stops.finish());
+            }
+            return made.length;
+        }
+    }
+
+    @Override
+    public void close() {
+        adapters.values().forEach(Adapter::close);
+        directory.close();
+    }
+}
