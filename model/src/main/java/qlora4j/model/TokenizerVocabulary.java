@@ -30,6 +30,8 @@ final class TokenizerVocabulary {
     private final Set<String> wanted;
     private final Map<String, Integer> found = new HashMap<>();
     private final Map<String, Integer> letters = new TreeMap<>();
+    /** Whether all tokens are written in the alphabet of byte-level tokenizers. */
+    private boolean byteLevel = true;
     private JsonNode decoder;
 
     private TokenizerVocabulary(Path file, Set<String> wanted) {
@@ -109,6 +111,7 @@ final class TokenizerVocabulary {
             throw new ModelFormatException(file, "token \"" + text + "\" has the id " + id);
         }
         ids.set(id);
+        byteLevel &= text.chars().allMatch(TokenizerVocabulary::isByteLevel);
         if (wanted.contains(text)) {
             found.put(text, id);
         }
@@ -159,28 +162,26 @@ final class TokenizerVocabulary {
         }
         boolean fused = false;
         for (JsonNode step : decoder.has("decoders") ? decoder.get("decoders") : Set.of(decoder)) {
-            switch (step.path("type").asText()) {
-                case "ByteLevel", "Metaspace", "ByteFallback" -> {
-                    if (fused) {
-                        return false;
-                    }
-                }
-                case "Replace" -> {
-                    if (fused || !step.path("pattern").has("String")) {
-                        return false;
-                    }
-                }
-                case "Fuse" -> fused = true;
-                case "Strip" -> {
-                    if (!fused || step.path("stop").asInt() != 0) {
-                        return false;
-                    }
-                }
-                default -> {
-                    return false;
-                }
+            String pattern = step.path("pattern").path("String").asText();
+            boolean local = switch (step.path("type").asText()) {
+                case "Metaspace", "ByteFallback" -> !fused;
+                // One that comes after Fuse gives up on the whole text where it meets a foreign character.
+                case "ByteLevel" -> !fused || byteLevel && bytes.isEmpty();
+                case "Replace" -> fused ? pattern.length() == 1 && !isByteLevel(pattern.charAt(0)) : !pattern.isEmpty();
+                case "Strip" -> fused && step.path("stop").asInt() == 0;
+                case "Fuse" -> true;
+                default -> false;
+            };
+            if (!local) {
+                return false;
             }
+            fused |= step.path("type").asText().matches("Fuse|ByteLevel");
         }
         return true;
+    }
+
+    /** Whether a character stands for a byte in the alphabet of byte-level tokenizers (GPT-2's bytes_to_unicode). */
+    private static boolean isByteLevel(int c) {
+        return c >= '!' && c <= '~' || c >= 0xA1 && c <= 0xFF && c != 0xAD || c >= 0x100 && c < 0x144;
     }
 }

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -22,12 +23,24 @@ import qlora4j.template.TemplateException;
 class TokenizerTest {
     private static final String BYTE_FALLBACK = "byte_fallback";
     private static final String BYTE_LEVEL = "byte_level";
+    private static final String FUSED_BYTE_LEVEL = "fused";
 
     @TempDir
     Path directory;
 
     private static Tokenizer open(String kind) throws IOException {
         return Tokenizer.open(Golden.path("tokenizers/" + kind));
+    }
+
+    /** The byte-level tokenizer with the decoder that SmolLM2 has. */
+    private Tokenizer fusedByteLevel() throws IOException {
+        ObjectNode json = JsonFile.read(Golden.path("tokenizers/byte_level/tokenizer.json")).fields();
+        json.set("decoder", JsonFile.MAPPER.readTree("""
+                {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"},
+                 {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+                 {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true}]}"""));
+        JsonFile.MAPPER.writeValue(directory.resolve("tokenizer.json").toFile(), json);
+        return Tokenizer.open(directory);
     }
 
     private static JsonNode expected() throws IOException {
@@ -103,10 +116,10 @@ class TokenizerTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {BYTE_FALLBACK, BYTE_LEVEL})
+    @ValueSource(strings = {BYTE_FALLBACK, BYTE_LEVEL, FUSED_BYTE_LEVEL})
     void piecesOfAnyTokensAreTheirTextTogether(String kind) throws IOException {
         Random random = new Random(7);
-        try (Tokenizer tokenizer = open(kind)) {
+        try (Tokenizer tokenizer = kind.equals(FUSED_BYTE_LEVEL) ? fusedByteLevel() : open(kind)) {
             assertThat(tokenizer.decodesPiecewise()).isTrue();
             int[] vocabulary = IntStream.range(0, tokenizer.vocabSize()).filter(tokenizer::contains).toArray();
             // Characters of one to four bytes, so that many tokens are parts of characters, and often wrong ones.
