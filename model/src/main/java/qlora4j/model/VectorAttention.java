@@ -11,26 +11,23 @@ import qlora4j.tensor.Tensor;
  * Attention in tiles with the online softmax (Dao et al. 2022). A task is a block of queries of one sequence with all
  * query heads that share a kv head: its rows are (query, head of the group). Scores are kept transposed, a row per key,
  * so that the lanes run over the task's rows: maxima, sums and exponentials need no reduction across lanes, and K and V
- * are read as they lie. Blocks depend on shapes alone, never on the number of threads.
+ * are read as they lie. A single query (decoding) leaves most lanes empty and still is several times as fast as dot
+ * products along the heads. Blocks depend on shapes alone, never on the number of threads.
  */
 final class VectorAttention {
     /** Rows of a task: about this many (query, head) pairs. */
     static final int ROWS = 128;
     /** Keys of a tile. */
     static final int KEYS = 64;
-    /** Up to this many rows (decoding) scores are dot products; see {@link VectorDecode}. */
-    private static final int FEW_ROWS = 8;
 
     private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, FACTOR = 6, HEAD = 7;
 
     private final Team team;
     private final VectorScratch scratch;
-    private final VectorDecode decode;
 
     VectorAttention(Team team) {
         this.team = team;
         this.scratch = new VectorScratch(team, 8);
-        this.decode = new VectorDecode(team);
     }
 
     void forward(AttentionShape a, Tensor q, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor out,
@@ -55,11 +52,7 @@ final class VectorAttention {
             int position = ScalarDecoder.integer(kvLen, s) - qLen + from;
             int kvHead = (last - task) % a.kvHeads();
             int keys0 = ScalarDecoder.integer(kvStart, s);
-            if (count * group(a) <= FEW_ROWS) {
-                decode.block(a, kvHead, q0 + from, count, position, keys0, q, k, v, out, lse, worker);
-            } else {
-                block(a, kvHead, q0 + from, count, position, keys0, q, k, v, out, lse, worker);
-            }
+            block(a, kvHead, q0 + from, count, position, keys0, q, k, v, out, lse, worker);
         });
     }
 
