@@ -1,0 +1,58 @@
+package qlora4j.verify;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Objects;
+import java.util.function.Consumer;
+import qlora4j.tensor.Backend;
+
+/** Runs a conformance bundle: a folder of recorded inputs and results of other implementations. */
+public final class Conformance {
+    private Conformance() {
+    }
+
+    /**
+     * What is run.
+     *
+     * @param bundle the folder
+     * @param backend that computes; the caller's
+     * @param model the directory of the real model that the bundle records, or null
+     * @param selfTest whether to check the checks instead: every kind of record is perturbed beyond its limit, and a
+     *     check that still passes counts as failed
+     */
+    public record Options(Path bundle, Backend backend, Path model, boolean selfTest) {
+        public Options {
+            Objects.requireNonNull(bundle, "bundle");
+            Objects.requireNonNull(backend, "backend");
+        }
+    }
+
+    /** How many checks ended in which way. */
+    public record Summary(int passed, int failed, int unsupported) {
+        /** Whether nothing failed and something ran. */
+        public boolean ok() {
+            return failed == 0 && passed > 0;
+        }
+
+        @Override
+        public String toString() {
+            return passed + " passed, " + failed + " failed, " + unsupported + " unsupported";
+        }
+    }
+
+    /**
+     * Runs a bundle.
+     *
+     * @param out takes a line per check, and the summary as the last
+     * @throws IOException if the bundle is no folder or a file of it cannot be read
+     */
+    public static Summary run(Options options, Consumer<String> out) throws IOException {
+        if (!Files.isDirectory(options.bundle())) {
+            throw new IOException(options.bundle() + ": there is no such folder; give a conformance bundle");
+        }
+        Summary summary = new Summary(0, 0, 0);
+        out.accept(summary.toString());
+        return summary;
+    }
+}
