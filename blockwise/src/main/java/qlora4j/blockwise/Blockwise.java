@@ -2,6 +2,7 @@ package qlora4j.blockwise;
 
 import java.util.Arrays;
 import java.util.Set;
+import qlora4j.tensor.Aliasing;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
@@ -41,7 +42,8 @@ public final class Blockwise {
         if (!Arrays.equals(x.shape(), w.shape())) {
             throw new IllegalArgumentException("quantize " + x + " into " + w + ": the shapes differ");
         }
-        checkDistinct("packed", w.packed(), "x", x);
+        Aliasing.checkDisjoint("quantize", w.packed(), x);
+        Aliasing.checkDisjoint("quantize", w.absmax(), x);
         BlockwiseKernels kernels = stream.kernels(BlockwiseKernels.class);
         QuantConfig c = w.config();
         if (!c.nested()) {
@@ -66,8 +68,7 @@ public final class Blockwise {
         checkDevice(stream, w);
         checkDevice(stream, out);
         checkSize("out", out, w.size());
-        checkDistinct("out", out, "packed", w.packed());
-        checkDistinct("out", out, "absmax", w.absmax());
+        Aliasing.checkDisjoint("dequantize", out, w.packed(), w.absmax(), w.absmax2(), w.offset());
         stream.kernels(BlockwiseKernels.class).dequantize4(stream, w, out);
     }
 
@@ -81,7 +82,7 @@ public final class Blockwise {
         checkDevice(stream, scales);
         checkType("scales", scales, DType.F32);
         checkSize("scales", scales, w.absmax().size());
-        checkDistinct("scales", scales, "absmax", w.absmax());
+        Aliasing.checkDisjoint("scales", scales, w.absmax(), w.absmax2(), w.offset());
         if (w.config().nested()) {
             stream.kernels(BlockwiseKernels.class).dequantize8(stream, w.absmax(), w.absmax2(), w.offset(),
                     DynamicMap.SIGNED, QuantConfig.NESTED_BLOCKSIZE, scales);
@@ -103,8 +104,8 @@ public final class Blockwise {
             Tensor absmax) {
         checkCompute("x", x);
         check8(stream, codes, absmax, offset, blocksize, x);
-        checkDistinct("codes", codes, "x", x);
-        checkDistinct("absmax", absmax, "x", x);
+        Aliasing.checkDisjoint("quantize8", codes, x, offset);
+        Aliasing.checkDisjoint("quantize8", absmax, x, offset);
         stream.kernels(BlockwiseKernels.class).quantize8(stream, x, offset, map, blocksize, codes, absmax);
     }
 
@@ -121,8 +122,7 @@ public final class Blockwise {
             int blocksize, Tensor out) {
         checkCompute("out", out);
         check8(stream, codes, absmax, offset, blocksize, out);
-        checkDistinct("out", out, "codes", codes);
-        checkDistinct("out", out, "absmax", absmax);
+        Aliasing.checkDisjoint("dequantize8", out, codes, absmax, offset);
         stream.kernels(BlockwiseKernels.class).dequantize8(stream, codes, absmax, offset, map, blocksize, out);
     }
 
@@ -183,9 +183,7 @@ public final class Blockwise {
             throw new IllegalArgumentException(inName + " is " + in + " and " + outName + " is " + out
                     + ": expected as many rows");
         }
-        checkDistinct(outName, out, inName, in);
-        checkDistinct(outName, out, "packed", w.packed());
-        checkDistinct(outName, out, "absmax", w.absmax());
+        Aliasing.checkDisjoint("product with " + w, out, in, w.packed(), w.absmax(), w.absmax2(), w.offset());
     }
 
     private static void checkColumns(String what, Tensor t, int features, QuantizedTensor w) {
@@ -220,12 +218,6 @@ public final class Blockwise {
     private static void checkDevice(Stream stream, Tensor t) {
         if (!t.device().equals(stream.device()) && !stream.isPlan()) {
             throw new IllegalArgumentException(t + " is not on the stream's device " + stream.device());
-        }
-    }
-
-    private static void checkDistinct(String outName, Tensor out, String inName, Tensor in) {
-        if (out.data().asOverlappingSlice(in.data()).isPresent()) {
-            throw new IllegalArgumentException(outName + " " + out + " shares memory with " + inName + " " + in);
         }
     }
 }

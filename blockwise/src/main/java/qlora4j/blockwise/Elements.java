@@ -1,12 +1,12 @@
 package qlora4j.blockwise;
 
-import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.nio.ByteOrder;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Floats;
 import qlora4j.tensor.Tensor;
 
-/** Runs of elements between tensors and float arrays: loops that the compiler vectorizes by itself. */
+/** Runs of elements between tensors of any computing type, F64 included, and float arrays; unaligned layouts. */
 final class Elements {
     static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
     static final ValueLayout.OfInt INT = ValueLayout.JAVA_INT_UNALIGNED.withOrder(ByteOrder.LITTLE_ENDIAN);
@@ -18,47 +18,23 @@ final class Elements {
 
     /** Reads {@code n} elements of a tensor from {@code from}, narrowed to float. */
     static void load(Tensor source, long from, int n, float[] target, int at) {
-        MemorySegment data = source.data();
-        switch (source.dtype()) {
-            case F32 -> MemorySegment.copy(data, FLOAT, 4 * from, target, at, n);
-            case BF16 -> {
-                for (int i = 0; i < n; i++) {
-                    target[at + i] = DType.bf16ToFloat(data.get(SHORT, 2 * (from + i)));
-                }
-            }
-            case F16 -> {
-                for (int i = 0; i < n; i++) {
-                    target[at + i] = Float.float16ToFloat(data.get(SHORT, 2 * (from + i)));
-                }
-            }
-            default -> {
-                for (int i = 0; i < n; i++) {
-                    target[at + i] = (float) source.get(from + i);
-                }
-            }
+        if (Floats.supports(source.dtype())) {
+            Floats.load(source, from, n, target, at);
+            return;
+        }
+        for (int i = 0; i < n; i++) {
+            target[at + i] = (float) source.get(from + i);
         }
     }
 
     /** Writes {@code n} floats to a tensor from element {@code from} on, rounded to its type. */
     static void store(float[] source, int at, int n, Tensor target, long from) {
-        MemorySegment data = target.data();
-        switch (target.dtype()) {
-            case F32 -> MemorySegment.copy(source, at, data, FLOAT, 4 * from, n);
-            case BF16 -> {
-                for (int i = 0; i < n; i++) {
-                    data.set(SHORT, 2 * (from + i), DType.floatToBf16(source[at + i]));
-                }
-            }
-            case F16 -> {
-                for (int i = 0; i < n; i++) {
-                    data.set(SHORT, 2 * (from + i), Float.floatToFloat16(source[at + i]));
-                }
-            }
-            default -> {
-                for (int i = 0; i < n; i++) {
-                    target.set(from + i, source[at + i]);
-                }
-            }
+        if (Floats.supports(target.dtype())) {
+            Floats.store(source, at, n, target, from);
+            return;
+        }
+        for (int i = 0; i < n; i++) {
+            target.set(from + i, source[at + i]);
         }
     }
 

@@ -131,6 +131,11 @@ final class LaneCodec {
         return words.lanewise(VectorOperators.LSHR, IntVector.fromArray(Lanes.I, SHIFTS, 0)).and(0xf);
     }
 
+    /** Nibble {@code q} of each word, 0 the lowest. */
+    static IntVector nibble(IntVector words, int q) {
+        return words.lanewise(VectorOperators.LSHR, 4 * q).and(0xf);
+    }
+
     /** The values of codes. */
     FloatVector values(IntVector codes) {
         return lookup(codes, valueBits).reinterpretAsFloats();

@@ -4,6 +4,7 @@ import java.lang.foreign.MemorySegment;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
+import qlora4j.tensor.VectorGemm;
 
 /** Vector API kernels on a team of threads. Tasks are runs of whole blocks, so they write disjoint bytes. */
 final class VectorBlockwise implements BlockwiseKernels {
@@ -15,6 +16,9 @@ final class VectorBlockwise implements BlockwiseKernels {
     private final LaneCodec[] codecs = new LaneCodec[QuantType.values().length];
     private final float[][] block;
     private final int[][] blockCodes;
+    private final VectorGemm gemm;
+    private final WeightPanels.Scratch panelScratch;
+    private final FewRows fewRows;
 
     VectorBlockwise(Team team) {
         this.team = team;
@@ -23,6 +27,9 @@ final class VectorBlockwise implements BlockwiseKernels {
         }
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
         blockCodes = new int[team.size()][QuantConfig.MAX_BLOCKSIZE];
+        gemm = new VectorGemm(team);
+        panelScratch = new WeightPanels.Scratch(team.size());
+        fewRows = new FewRows(team);
     }
 
     /** One block's work. */
@@ -118,11 +125,19 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void matmul(Stream stream, Tensor x, QuantizedTensor w, Tensor y) {
-        scalar.matmul(stream, x, w, y);
+        LaneCodec codec = codecs[w.config().type().ordinal()];
+        WeightPanels panels = new WeightPanels(w, codec, x.dtype(), panelScratch);
+        if (x.rows() <= FewRows.MAX) {
+            fewRows.matmul(x, w, codec, panels, y);
+        } else {
+            gemm.multiply(x, false, 1, panels.columns(), w.inFeatures(), y, false);
+        }
     }
 
     @Override
     public void matmulBackward(Stream stream, Tensor dy, QuantizedTensor w, boolean accumulate, Tensor dx) {
-        scalar.matmulBackward(stream, dy, w, accumulate, dx);
+        LaneCodec codec = codecs[w.config().type().ordinal()];
+        WeightPanels panels = new WeightPanels(w, codec, dy.dtype(), panelScratch);
+        gemm.multiply(dy, false, 1, panels.rows(), w.outFeatures(), dx, accumulate);
     }
 }

@@ -1,0 +1,134 @@
+package qlora4j.blockwise;
+
+import java.lang.foreign.MemorySegment;
+import jdk.incubator.vector.FloatVector;
+import jdk.incubator.vector.IntVector;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Lanes;
+import qlora4j.tensor.VectorGemm;
+
+/**
+ * A quantized matrix W {@code [out, in]} delivered as float panels of W or of its transpose, rounded to the type that a
+ * product is computed in. One per product: it is small.
+ */
+final class WeightPanels {
+    private static final int L = Lanes.L;
+    /** Codes in a 32-bit word. */
+    private static final int WORD = 8;
+
+    /** Memory that products of one backend share: a row for each thread. */
+    static final class Scratch {
+        private final float[][] rows;
+        private final int[][] words;
+
+        Scratch(int threads) {
+            rows = new float[threads][VectorGemm.KC];
+            words = new int[threads][VectorGemm.KC / WORD * L];
+        }
+    }
+
+    private final LaneCodec codec;
+    private final Scratch scratch;
+    private final DType compute;
+    private final MemorySegment packed;
+    private final Scales scales;
+    private final int blocksize;
+    private final int in;
+    private final int out;
+
+    WeightPanels(QuantizedTensor w, LaneCodec codec, DType compute, Scratch scratch) {
+        this.codec = codec;
+        this.compute = compute;
+        this.scratch = scratch;
+        this.packed = w.packed().data();
+        this.scales = new Scales(w);
+        this.blocksize = w.config().blocksize();
+        this.in = w.inFeatures();
+        this.out = w.outFeatures();
+    }
+
+    /** Elements {@code first .. first + n} of the flattened matrix, wherever blocks and bytes begin. */
+    void decode(long first, int n, float[] target, int at) {
+        int done = 0;
+        while (done < n) {
+            long i = first + done;
+            long block = i / blocksize;
+            float scale = scales.get(block);
+            int run = (int) Math.min(n - done, (block + 1) * blocksize - i);
+            if (i % 2 == 1) {
+                target[at + done] = codec.value(packed, i) * scale;
+                codec.decode(packed, i + 1, run - 1, scale, target, at + done + 1);
+            } else {
+                codec.decode(packed, i, run, scale, target, at + done);
+            }
+            done += run;
+        }
+        Elements.round(compute, target, at, n);
+    }
+
+    /** Panels of W itself, {@code B[p][j] = W[p, j]}: the backward product. */
+    VectorGemm.PanelSource rows() {
+        return (p0, pc, j0, jc, panel, ld, worker) -> {
+            for (int p = 0; p < pc; p++) {
+                decode((long) (p0 + p) * in + j0, jc, panel, p * ld);
+            }
+        };
+    }
+
+    /** Panels of W transposed, {@code B[p][j] = W[j, p]}: the forward product. */
+    VectorGemm.PanelSource columns() {
+        // Then rows begin with a block and a byte, and a panel holds whole words.
+        return in % blocksize == 0 ? this::fillByWords : this::fillByRows;
+    }
+
+    private void fillByRows(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
+        float[] row = scratch.rows[worker];
+        for (int j = 0; j < jc; j++) {
+            decode((long) (j0 + j) * in + p0, pc, row, 0);
+            for (int p = 0; p < pc; p++) {
+                panel[p * ld + j] = row[p];
+            }
+        }
+    }
+
+    /** Lanes run over rows of W: one word of each gives eight vectors, the same column of {@code L} rows each. */
+    private void fillByWords(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
+        int[] words = scratch.words[worker];
+        float[] scale = scratch.rows[worker];
+        int run = Math.min(blocksize, pc);
+        for (int j = 0; j < jc; j += L) {
+            for (int lane = 0; lane < L; lane++) {
+                // Lanes beyond the last row deliver it again; nobody reads those columns.
+                long first = (long) Math.min(j0 + j + lane, out - 1) * in + p0;
+                for (int t = 0; t < pc / WORD; t++) {
+                    words[t * L + lane] = packed.get(Elements.INT, first / 2 + 4L * t);
+                }
+                for (int b = 0; b * run < pc; b++) {
+                    scale[b * L + lane] = scales.get((first + (long) b * run) / blocksize);
+                }
+            }
+            for (int b = 0; b * run < pc; b++) {
+                FloatVector s = FloatVector.fromArray(Lanes.F, scale, b * L);
+                int end = Math.min(pc, (b + 1) * run);
+                for (int p = b * run; p < end; p += WORD) {
+                    expand(IntVector.fromArray(Lanes.I, words, p / WORD * L), s, panel, p * ld + j, ld);
+                }
+            }
+        }
+        for (int p = 0; p < pc; p++) {
+            Elements.round(compute, panel, p * ld, jc);
+        }
+    }
+
+    /** Writes the eight columns of one word of each lane; the first code of a pair is in the high nibble. */
+    private void expand(IntVector word, FloatVector scale, float[] panel, int at, int ld) {
+        codec.values(LaneCodec.nibble(word, 1)).mul(scale).intoArray(panel, at);
+        codec.values(LaneCodec.nibble(word, 0)).mul(scale).intoArray(panel, at + ld);
+        codec.values(LaneCodec.nibble(word, 3)).mul(scale).intoArray(panel, at + 2 * ld);
+        codec.values(LaneCodec.nibble(word, 2)).mul(scale).intoArray(panel, at + 3 * ld);
+        codec.values(LaneCodec.nibble(word, 5)).mul(scale).intoArray(panel, at + 4 * ld);
+        codec.values(LaneCodec.nibble(word, 4)).mul(scale).intoArray(panel, at + 5 * ld);
+        codec.values(LaneCodec.nibble(word, 7)).mul(scale).intoArray(panel, at + 6 * ld);
+        codec.values(LaneCodec.nibble(word, 6)).mul(scale).intoArray(panel, at + 7 * ld);
+    }
+}
