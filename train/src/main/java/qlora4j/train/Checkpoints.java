@@ -1,0 +1,153 @@
+package qlora4j.train;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import java.util.Comparator;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import java.util.regex.Pattern;
+import java.util.stream.Stream;
+import qlora4j.optim.AdamW;
+import qlora4j.safetensors.AtomicFile;
+import qlora4j.safetensors.Safetensors;
+import qlora4j.safetensors.SafetensorsWriter;
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.ParameterStore;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Checkpoints {@code DIR/checkpoint-STEP/}: the adapter as PEFT reads it, parameters and optimizer states bit for bit
+ * ({@code trainer_state.safetensors}), and what the run was ({@code trainer_state.json}). A checkpoint is written under
+ * another name, forced to the disk and renamed, so that a directory with its name is always whole.
+ */
+public final class Checkpoints {
+    private static final Pattern NAME = Pattern.compile("checkpoint-(\\d{1,9})");
+    private static final String STATE = "trainer_state.safetensors";
+    private static final String JSON = "trainer_state.json";
+    private static final String PARAMETERS = "parameters";
+    private static final String UNFINISHED = ".unfinished-";
+    private static final ObjectMapper MAPPER = new ObjectMapper();
+
+    private final Path output;
+    private final Map<String, String> identity;
+
+    /** Writes what a person can use of a checkpoint: the adapter, or the model. */
+    public interface Artifact {
+        void save(Path directory) throws IOException;
+    }
+
+    /**
+     * The checkpoints of one output directory.
+     *
+     * @param identity flags and data that must be equal for a run to be continued
+     */
+    public Checkpoints(Path output, Map<String, String> identity) {
+        this.output = output;
+        this.identity = identity;
+    }
+
+    /** The newest checkpoint, if any. */
+    public Optional<Path> newest() throws IOException {
+        List<Path> all = all();
+        return all.isEmpty() ? Optional.empty() : Optional.of(all.getLast());
+    }
+
+    private List<Path> all() throws IOException {
+        if (!Files.isDirectory(output)) {
+            return List.of();
+        }
+        try (Stream<Path> files = Files.list(output)) {
+            return files.filter(f -> NAME.matcher(f.getFileName().toString()).matches())
+                    .sorted(Comparator.comparingInt(Checkpoints::step)).toList();
+        }
+    }
+
+    private static int step(Path checkpoint) {
+        var m = NAME.matcher(checkpoint.getFileName().toString());
+        if (!m.matches()) {
+            throw new IllegalArgumentException(checkpoint + " is not named checkpoint-STEP");
+        }
+        return Integer.parseInt(m.group(1));
+    }
+
+    /** Writes the checkpoint of the trainer's step and deletes the oldest beyond {@code limit} (0: keeps all). */
+    public Path save(Trainer trainer, Artifact artifact, int limit) throws IOException {
+        Path target = output.resolve("checkpoint-" + trainer.step());
+        Path unfinished = output.resolve(UNFINISHED + trainer.step());
+        deleteTree(unfinished);
+        Files.createDirectories(unfinished);
+        artifact.save(unfinished);
+        writeState(trainer, unfinished.resolve(STATE));
+        ObjectNode json = MAPPER.createObjectNode();
+        json.put("step", trainer.step());
+        identity.forEach(json.putObject("identity")::put);
+        AtomicFile.write(unfinished.resolve(JSON), MAPPER.writerWithDefaultPrettyPrinter().writeValueAsBytes(json));
+        deleteTree(target);
+        Files.move(unfinished, target, StandardCopyOption.ATOMIC_MOVE);
+        List<Path> kept = all();
+        for (int i = 0; limit > 0 && i < kept.size() - limit; i++) {
+            deleteTree(kept.get(i));
+        }
+        return target;
+    }
+
+    private static void writeState(Trainer trainer, Path file) throws IOException {
+        Tensor flat = trainer.parameters().flatParams();
+        Backend backend = trainer.backend();
+        Tensor host = Tensor.zeros(flat.dtype(), flat.shape());
+        backend.download(flat, host);
+        SafetensorsWriter writer = new SafetensorsWriter().add(PARAMETERS, host);
+        for (int i = 0; i < AdamW.STATES.size(); i++) {
+            Tensor state = Tensor.zeros(flat.dtype(), flat.shape());
+            trainer.optimizer().states().read(i, 0, state);
+            writer.add(AdamW.STATES.get(i), state);
+        }
+        writer.write(file);
+    }
+
+    /** Restores parameters, optimizer states and step; an error when the checkpoint belongs to another run. */
+    public void restore(Path checkpoint, Trainer trainer) throws IOException {
+        JsonNode json = MAPPER.readTree(Files.readAllBytes(checkpoint.resolve(JSON)));
+        for (Map.Entry<String, String> e : identity.entrySet()) {
+            String was = json.path("identity").path(e.getKey()).asText("(absent)");
+            if (!was.equals(e.getValue())) {
+                throw new TrainingException(checkpoint + " was written by a run with " + e.getKey() + " " + was
+                        + ", this one has " + e.getValue() + ": use the same settings to resume, or another --output");
+            }
+        }
+        ParameterStore parameters = trainer.parameters();
+        try (Safetensors file = Safetensors.open(checkpoint.resolve(STATE))) {
+            Tensor flat = parameters.flatParams();
+            for (String name : file.names()) {
+                if (file.tensor(name).dtype() != flat.dtype() || file.tensor(name).size() != flat.size()) {
+                    throw new TrainingException(checkpoint + ": " + name + " is " + file.tensor(name)
+                            + ", this run's parameters are " + flat);
+                }
+            }
+            trainer.backend().upload(file.tensor(PARAMETERS), flat);
+            for (int i = 0; i < AdamW.STATES.size(); i++) {
+                trainer.optimizer().states().write(i, 0, file.tensor(AdamW.STATES.get(i)));
+            }
+        }
+        trainer.resumeAt(json.path("step").asInt());
+    }
+
+    static void deleteTree(Path root) throws IOException {
+        if (!Files.exists(root)) {
+            return;
+        }
+        List<Path> all;
+        try (Stream<Path> files = Files.walk(root)) {
+            all = files.sorted(Comparator.reverseOrder()).toList();
+        }
+        for (Path p : all) {
+            Files.delete(p);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+package qlora4j.train;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.Comparator;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+import qlora4j.model.Adapter;
+import qlora4j.model.CausalLm;
+import qlora4j.model.Message;
+import qlora4j.model.TokenBatch;
+import qlora4j.train.data.Batch;
+import qlora4j.train.data.Batches;
+import qlora4j.train.data.Encoder;
+import qlora4j.train.data.MetricsWriter;
+import qlora4j.train.data.PromptTemplate;
+import qlora4j.train.data.Row;
+import qlora4j.train.data.TokenizedData;
+import qlora4j.train.data.TokenizedRow;
+
+/**
+ * Supervised fine-tuning of an adapter on rows of text: template, tokens, order, steps, evaluation, metrics, checkpoints.
+ *
+ * <p>With an output directory it writes {@code metrics.jsonl} and checkpoints as it goes, and the adapter into the
+ * directory's root at the end; without one it only trains.
+ */
+public final class SftTrainer implements AutoCloseable {
+    /** Samples an evaluation runs at once. */
+    private static final int EVAL_BATCH = 8;
+    private static final String METRICS = "metrics.jsonl";
+
+    private final CausalLm lm;
+    private final Adapter adapter;
+    private final TrainSettings settings;
+    private final Batches batches;
+    private final TokenizedData train;
+    private final List<Batch> evalBatches;
+    private final Path output;
+    private final Checkpoints checkpoints;
+    private final Trainer trainer;
+
+    /** Sees a run as it goes; every method may be left out. */
+    public interface Listener {
+        /** After a step. */
+        default void step(Trainer.StepResult result, int totalSteps, double tokensPerSecond) {
+        }
+
+        /** After an evaluation: the mean negative log-likelihood over the held-out label tokens, in nats. */
+        default void evaluated(int step, double loss) {
+        }
+
+        /** A checkpoint is in place. */
+        default void saved(Path checkpoint) {
+        }
+    }
+
+    /** Turns rows into token ids as {@code settings} and the model's tokenizer want. */
+    public static TokenizedData tokenize(CausalLm lm, List<Row> rows, PromptTemplate template, int maxLength)
+            throws IOException {
+        return new Encoder(lm.tokenizer()::encode, lm.directory().trainingEos(), maxLength).encode(rows, template);
+    }
+
+    /** The prompt template called {@code name}, or a Jinja file, for this model; null: by the rows' own form. */
+    public static PromptTemplate template(CausalLm lm, String name) throws IOException {
+        if (name == null) {
+            return PromptTemplate.byForm();
+        }
+        var tokenizer = lm.tokenizer();
+        return PromptTemplate.of(name, (messages, prompt) -> tokenizer.renderChat(
+                messages.stream().map(m -> new Message(m.role(), m.content())).toList(), prompt));
+    }
+
+    /**
+     * A run over tokenized data.
+     *
+     * @param adapter a trainable adapter of {@code lm}
+     * @param eval held-out data, or null
+     * @param output where metrics, checkpoints and the adapter go, or null
+     */
+    public SftTrainer(CausalLm lm, Adapter adapter, TokenizedData train, TokenizedData eval, TrainSettings settings,
+            Path output) throws IOException {
+        if (train.rows().isEmpty()) {
+            throw new IllegalArgumentException("no row of the training data has a label: " + train.report().summary());
+        }
+        this.lm = lm;
+        this.adapter = adapter;
+        this.settings = settings;
+        this.train = train;
+        this.output = output;
+        batches = new Batches(train.rows(), settings.perDeviceBatch(), settings.accumulation(), settings.seed());
+        evalBatches = eval == null || eval.rows().isEmpty() ? List.of() : Batches.inOrder(eval.rows(), EVAL_BATCH);
+        checkpoints = output == null ? null : new Checkpoints(output, identity());
+        if (output != null) {
+            Files.createDirectories(output);
+        }
+        Path spill = output == null ? Path.of(System.getProperty("java.io.tmpdir")) : output;
+        trainer = new Trainer(lm.decoder(), adapter.parameters(), adapter.slot(), adapter.config().dropout(), settings,
+                settings.totalSteps(batches.stepsPerEpoch()), largest(train.rows(), settings.perDeviceBatch()), spill);
+    }
+
+    private Map<String, String> identity() {
+        Map<String, String> m = new LinkedHashMap<>(settings.identity());
+        m.put("--lora-r, --lora-alpha, --lora-dropout", adapter.config().rank() + ", " + adapter.config().alpha() + ", "
+                + adapter.config().dropout());
+        m.put("--target-modules", Integer.toHexString(adapter.modules().hashCode()));
+        m.put("compute dtype", lm.decoder().type().name());
+        m.put("model", shape());
+        int hash = 1;
+        for (TokenizedRow row : train.rows()) {
+            hash = 31 * hash + Arrays.hashCode(row.ids()) + row.promptLength();
+        }
+        m.put("--data (tokens)", Integer.toHexString(hash));
+        return m;
+    }
+
+    private String shape() {
+        var c = lm.decoder().config();
+        return c.layers() + " layers of " + c.hidden() + ", vocabulary " + c.vocab();
+    }
+
+    /** A batch as large as the largest micro-batch that rows of these lengths can make. */
+    public static TokenBatch largest(List<TokenizedRow> rows, int perDevice) {
+        int[][] longest = rows.stream().map(TokenizedRow::length).sorted(Comparator.reverseOrder())
+                .limit(perDevice).map(n -> new int[n]).toArray(int[][]::new);
+        TokenBatch b = TokenBatch.of(longest);
+        return b.withLabels(new int[b.rows()]);
+    }
+
+    public Trainer trainer() {
+        return trainer;
+    }
+
+    /** The newest checkpoint in the output directory, if any. */
+    public Optional<Path> newestCheckpoint() throws IOException {
+        return checkpoints == null ? Optional.empty() : checkpoints.newest();
+    }
+
+    /** Goes on from the newest checkpoint; returns it, or empty when there is none and the run starts anew. */
+    public Optional<Path> resume() throws IOException {
+        Optional<Path> newest = newestCheckpoint();
+        if (newest.isPresent()) {
+            checkpoints.restore(newest.get(), trainer);
+        }
+        return newest;
+    }
+
+    /** The mean negative log-likelihood over the held-out label tokens, in nats; NaN without held-out data. */
+    public double evaluate() {
+        return evalBatches.isEmpty() ? Double.NaN : trainer.evaluate(evalBatches);
+    }
+
+    /** Trains to the end and, with an output directory, writes the adapter into its root. */
+    public void run(Listener listener) throws IOException {
+        try (MetricsWriter metrics = metrics()) {
+            if (trainer.step() == 0) {
+                evaluate(listener, metrics);
+            }
+            double lossSum = 0;
+            int logged = 0;
+            long tokens = 0;
+            long since = System.nanoTime();
+            while (trainer.step() < trainer.totalSteps()) {
+                long start = System.nanoTime();
+                Trainer.StepResult r = trainer.step(batches.at(trainer.step()));
+                double seconds = (System.nanoTime() - start) / 1e9;
+                lossSum += r.loss();
+                tokens += r.tokens();
+                logged++;
+                listener.step(r, trainer.totalSteps(), r.tokens() / seconds);
+                boolean last = r.step() == trainer.totalSteps();
+                if (metrics != null && (last || r.step() % settings.loggingSteps() == 0)) {
+                    log(metrics, r, lossSum / logged, tokens, tokens / ((System.nanoTime() - since) / 1e9));
+                    lossSum = 0;
+                    logged = 0;
+                    tokens = 0;
+                    since = System.nanoTime();
+                }
+                if (last || settings.evalSteps() > 0 && r.step() % settings.evalSteps() == 0) {
+                    evaluate(listener, metrics);
+                }
+                if (checkpoints != null && settings.saveSteps() > 0 && r.step() % settings.saveSteps() == 0) {
+                    metrics.flush();
+                    listener.saved(checkpoints.save(trainer, adapter::save, settings.saveLimit()));
+                }
+            }
+        }
+        if (output != null) {
+            adapter.save(output);
+        }
+    }
+
+    private MetricsWriter metrics() throws IOException {
+        if (output == null) {
+            return null;
+        }
+        Path file = output.resolve(METRICS);
+        return trainer.step() == 0 ? MetricsWriter.begin(file) : MetricsWriter.resume(file, trainer.step());
+    }
+
+    private void log(MetricsWriter metrics, Trainer.StepResult r, double loss, long tokens, double rate)
+            throws IOException {
+        Map<String, Number> m = new LinkedHashMap<>();
+        m.put(MetricsWriter.EPOCH, batches.epochsAfter(r.step()));
+        m.put(MetricsWriter.LOSS, loss);
+        m.put(MetricsWriter.GRAD_NORM, r.gradNorm());
+        m.put(MetricsWriter.LEARNING_RATE, r.learningRate());
+        m.put(MetricsWriter.TOKENS, tokens);
+        m.put(MetricsWriter.TOKENS_PER_SECOND, rate);
+        metrics.write(r.step(), m);
+    }
+
+    private void evaluate(Listener listener, MetricsWriter metrics) throws IOException {
+        if (evalBatches.isEmpty()) {
+            return;
+        }
+        double loss = evaluate();
+        listener.evaluated(trainer.step(), loss);
+        if (metrics != null) {
+            metrics.write(trainer.step(), Map.of(MetricsWriter.EVAL_LOSS, loss));
+        }
+    }
+
+    @Override
+    public void close() {
+        trainer.close();
+    }
+}

@@ -1,0 +1,110 @@
+package qlora4j.train;
+
+import java.util.LinkedHashMap;
+import java.util.Map;
+import qlora4j.optim.AdamHyper;
+import qlora4j.optim.Residency;
+import qlora4j.optim.Schedule;
+
+/**
+ * How a run trains; names and defaults are those of transformers' TrainingArguments and the QLoRA paper.
+ *
+ * @param maxSteps optimizer steps; 0: as many as {@code epochs} take
+ * @param epochs passes over the data, when maxSteps is 0
+ * @param perDeviceBatch rows of a micro-batch
+ * @param accumulation micro-batches of a step
+ * @param maxLength the most tokens of a row
+ * @param learningRate at the schedule's top
+ * @param schedule how it changes
+ * @param warmupRatio the share of steps in which it rises
+ * @param maxGradNorm the global norm gradients are clipped to; infinity: not clipped
+ * @param adam formula, betas, epsilon, weight decay
+ * @param resident how much of the optimizer's state stays in memory
+ * @param checkpointing run each layer's forward again in the backward instead of keeping its activations
+ * @param loggingSteps steps between metrics lines
+ * @param saveSteps steps between checkpoints; 0: none
+ * @param saveLimit checkpoints that are kept, the newest; 0: all
+ * @param evalSteps steps between evaluations; 0: only before the first and after the last
+ * @param seed of the order of rows, of dropout and of the adapter
+ */
+public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int accumulation, int maxLength,
+        double learningRate, Schedule schedule, double warmupRatio, double maxGradNorm, AdamHyper adam,
+        Residency resident, boolean checkpointing, int loggingSteps, int saveSteps, int saveLimit, int evalSteps,
+        long seed) {
+    public TrainSettings {
+        atLeast("--max-steps", maxSteps, 0);
+        atLeast("--per-device-train-batch-size", perDeviceBatch, 1);
+        atLeast("--gradient-accumulation-steps", accumulation, 1);
+        atLeast("--max-seq-length", maxLength, 2);
+        atLeast("--logging-steps", loggingSteps, 1);
+        atLeast("--save-steps", saveSteps, 0);
+        atLeast("--save-total-limit", saveLimit, 0);
+        atLeast("--eval-steps", evalSteps, 0);
+        if (maxSteps == 0 && !(epochs > 0)) {
+            throw new IllegalArgumentException("--num-train-epochs " + epochs + ": must be above 0");
+        }
+        if (!(learningRate >= 0) || Double.isInfinite(learningRate)) {
+            throw new IllegalArgumentException("--learning-rate " + learningRate + ": must be a number of 0 or more");
+        }
+        if (!(maxGradNorm > 0)) {
+            throw new IllegalArgumentException("--max-grad-norm " + maxGradNorm
+                    + ": must be above 0 (inf: no clipping)");
+        }
+        if (!(warmupRatio >= 0 && warmupRatio <= 1)) {
+            throw new IllegalArgumentException("--warmup-ratio " + warmupRatio + ": must be between 0 and 1");
+        }
+    }
+
+    private static void atLeast(String flag, int value, int least) {
+        if (value < least) {
+            throw new IllegalArgumentException(flag + " " + value + ": must be at least " + least);
+        }
+    }
+
+    /** The QLoRA paper's settings for small models: learning rate 2e-4, constant, clipping at 0.3, 16 rows a step. */
+    public static TrainSettings defaults() {
+        return new TrainSettings(0, 3, 8, 1, 512, 2e-4, Schedule.named("constant"), 0, 0.3,
+                AdamHyper.defaults(AdamHyper.Formula.BITSANDBYTES), new Residency.Percent(100), false, 10, 500, 0, 0,
+                42);
+    }
+
+    /** The same with a number of steps. */
+    public TrainSettings withMaxSteps(int steps) {
+        return new TrainSettings(steps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
+                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
+                seed);
+    }
+
+    /** The same with a learning rate. */
+    public TrainSettings withLearningRate(double rate) {
+        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, rate, schedule,
+                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
+                seed);
+    }
+
+    /** The same with a micro-batch size and a row length. */
+    public TrainSettings withBatch(int rows, int length) {
+        return new TrainSettings(maxSteps, epochs, rows, accumulation, length, learningRate, schedule, warmupRatio,
+                maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
+    }
+
+    /** The steps of a run over data that takes {@code stepsPerEpoch}. */
+    public int totalSteps(int stepsPerEpoch) {
+        return maxSteps > 0 ? maxSteps : Math.max(1, (int) Math.ceil(epochs * stepsPerEpoch));
+    }
+
+    /** What must be equal for a checkpoint to be continued, by flag. */
+    public Map<String, String> identity() {
+        Map<String, String> m = new LinkedHashMap<>();
+        m.put("--per-device-train-batch-size", "" + perDeviceBatch);
+        m.put("--gradient-accumulation-steps", "" + accumulation);
+        m.put("--max-seq-length", "" + maxLength);
+        m.put("--learning-rate", "" + learningRate);
+        m.put("--lr-scheduler-type", schedule.flag());
+        m.put("--warmup-ratio", "" + warmupRatio);
+        m.put("--max-grad-norm", "" + maxGradNorm);
+        m.put("--optim, --adam-*, --weight-decay", "" + adam);
+        m.put("--seed", "" + seed);
+        return m;
+    }
+}
