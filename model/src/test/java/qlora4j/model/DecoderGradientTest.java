@@ -63,6 +63,7 @@ class DecoderGradientTest {
             double below = loss.get();
             x.set(i, value);
             double expected = (above - below) / (2 * STEP);
+            assertThat(expected).as("the difference in %s %d", name, i).isFinite();
             assertThat(Math.abs(actual.get(i) - expected)).as("%s %d: %s and %s", name, i, actual.get(i), expected)
                     .isLessThanOrEqualTo(TOLERANCE * Math.max(1, Math.abs(expected)));
         }

@@ -51,6 +51,7 @@ class VectorDecoderTest {
             double ulp = expected[t].dtype() == DType.BF16 ? BF16_EPSILON : 0;
             for (long i = 0; i < expected[t].size(); i++) {
                 double e = expected[t].get(i);
+                assertThat(e).as("the reference writes output %d, element %d", t, i).isFinite();
                 double bound = 4 * Math.sqrt(terms) * EPSILON * Math.max(magnitude, Math.abs(e)) + ulp * Math.abs(e);
                 assertThat(Math.abs(one[t].get(i) - e)).as("output %d, element %d: %s and %s", t, i, one[t].get(i), e)
                         .isLessThanOrEqualTo(bound);
@@ -114,6 +115,7 @@ class VectorDecoderTest {
         Tensor e = on(SCALAR, forward)[0];
         Tensor a = on(THREE, forward)[0];
         for (int i = 0; i < e.size(); i++) {
+            assertThat(e.get(i)).isFinite();
             assertThat(Math.abs(a.get(i) - e.get(i))).isLessThanOrEqualTo(2 * BF16_EPSILON * Math.abs(e.get(i)));
         }
     }
@@ -158,6 +160,7 @@ class VectorDecoderTest {
         Tensor e = on(SCALAR, operation)[0];
         Tensor a = on(THREE, operation)[0];
         for (int i = 0; i < e.size(); i++) {
+            assertThat(e.get(i)).isFinite();
             // silu may be rounded to the neighbour, and the product again.
             assertThat(Math.abs(a.get(i) - e.get(i))).isLessThanOrEqualTo(2 * BF16_EPSILON * Math.abs(e.get(i)));
         }
@@ -277,6 +280,7 @@ class VectorDecoderTest {
                 for (int i = 0; i < 2 * step; i++) {
                     for (int c = 0; c < heads * d; c++) {
                         double e = whole.get((long) (at + i % step) * heads * d + c);
+                        assertThat(e).isFinite();
                         assertThat(Math.abs(out.get((long) i * heads * d + c) - e))
                                 .isLessThanOrEqualTo(4 * Math.sqrt(n + d) * EPSILON * 8);
                     }
