@@ -1,11 +1,10 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
-import java.nio.ByteOrder;
 import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
-import jdk.incubator.vector.VectorMask;
+import jdk.incubator.vector.VectorOperators;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Floats;
 import qlora4j.tensor.Lanes;
@@ -22,7 +21,7 @@ import qlora4j.tensor.VectorMatmul;
  */
 final class FewRows {
     /** Up to this many rows of x this is faster than panels. */
-    static final int MAX = 3;
+    static final int MAX = 4;
 
     private static final int L = Lanes.L;
     private static final int WORD = 8;
@@ -32,13 +31,30 @@ final class FewRows {
 
     private final Team team;
     private final float[][] rows;
-    private final float[][] scaleRows;
+    private final Scratch[] scratch;
     private float[] planes = new float[0];
+
+    /** One thread's {@link #SHARED} rows of W: words of codes, the bits of constants, and sums. */
+    private static final class Scratch {
+        private int[] words = new int[0];
+        private int[] scales = new int[0];
+        private final float[] sums = new float[SHARED];
+
+        private void grow(int wordCount, int scaleCount) {
+            if (words.length < wordCount) {
+                words = new int[wordCount];
+            }
+            if (scales.length < scaleCount) {
+                scales = new int[scaleCount];
+            }
+        }
+    }
 
     FewRows(Team team) {
         this.team = team;
         this.rows = new float[team.size()][0];
-        this.scaleRows = new float[team.size()][0];
+        this.scratch = new Scratch[team.size()];
+        Arrays.setAll(scratch, worker -> new Scratch());
     }
 
     synchronized void matmul(Tensor x, QuantizedTensor w, LaneCodec codec, WeightPanels panels, Tensor y) {
@@ -61,11 +77,13 @@ final class FewRows {
             toPlanes(x, i, rows[0], xs, i * WORD * plane, words, plane);
         }
         Scales scales = new Scales(w);
-        grow(scaleRows, SHARED * plane);
+        for (Scratch s : scratch) {
+            s.grow(SHARED * plane, SHARED * (in / w.config().blocksize() + L));
+        }
         team.run(tasks, (task, worker) -> {
             int end = Math.min(out, (task + 1) * ROWS_PER_TASK);
             for (int o = task * ROWS_PER_TASK; o < end; o += SHARED) {
-                byWords(w, codec, scales, o, Math.min(SHARED, end - o), xs, plane, scaleRows[worker], y);
+                byWords(w, codec, scales, o, Math.min(SHARED, end - o), xs, plane, scratch[worker], y);
             }
         });
     }
@@ -108,84 +126,66 @@ final class FewRows {
         }
     }
 
-    /** {@code count} rows of W from {@code o} on, times all rows of x. */
+    /** Reads {@code count} rows of W from {@code o} on, and multiplies them with all rows of x. */
     private static void byWords(QuantizedTensor w, LaneCodec codec, Scales scales, int o, int count, float[] xs,
-            int plane, float[] scale, Tensor y) {
-        int in = w.inFeatures();
-        int out = w.outFeatures();
-        int words = in / WORD;
+            int plane, Scratch scratch, Tensor y) {
+        int words = w.inFeatures() / WORD;
         int perBlock = w.config().blocksize() / WORD;
-        MemorySegment packed = w.packed().data();
-        for (int r = 0; r < count; r++) {
-            long block = (long) (o + r) * words / perBlock;
-            for (int t = 0; t < words; t += perBlock) {
-                Arrays.fill(scale, r * plane + t, r * plane + t + perBlock, scales.get(block++));
+        int blocks = words / perBlock;
+        for (int r = 0; r < SHARED; r++) {
+            // A row that is not there is computed as the last one again.
+            long row = o + Math.min(r, count - 1);
+            MemorySegment.copy(w.packed().data(), Elements.INT, row * words * Integer.BYTES, scratch.words, r * plane,
+                    words);
+            int at = r * (blocks + L);
+            for (int b = 0; b < blocks; b++) {
+                scratch.scales[at + b] = Float.floatToRawIntBits(scales.get(row * blocks + b));
             }
-            Arrays.fill(scale, r * plane + words, (r + 1) * plane, 0f);
+            // Whatever codes lie beyond the row, they count nothing.
+            Arrays.fill(scratch.scales, at + blocks, at + blocks + L, 0);
         }
-        long rowBytes = in / 2;
-        long at = o * rowBytes;
-        // A row that is not there is computed as the last one again.
-        long at1 = at + Math.min(1, count - 1) * rowBytes;
-        long at2 = at + Math.min(2, count - 1) * rowBytes;
-        long at3 = at + Math.min(3, count - 1) * rowBytes;
         for (int i = 0; i < y.rows(); i++) {
-            FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
-            int x = i * WORD * plane;
-            int t = 0;
-            for (; t <= words - L; t += L, x += L) {
-                s0 = dot(codec, word(packed, at + 4L * t), xs, x, plane).fma(scale(scale, t), s0);
-                s1 = dot(codec, word(packed, at1 + 4L * t), xs, x, plane).fma(scale(scale, plane + t), s1);
-                s2 = dot(codec, word(packed, at2 + 4L * t), xs, x, plane).fma(scale(scale, 2 * plane + t), s2);
-                s3 = dot(codec, word(packed, at3 + 4L * t), xs, x, plane).fma(scale(scale, 3 * plane + t), s3);
-            }
-            if (t < words) {
-                VectorMask<Integer> rest = Lanes.I.indexInRange(t, words);
-                s0 = dot(codec, word(packed, at + 4L * t, rest), xs, x, plane).fma(scale(scale, t), s0);
-                s1 = dot(codec, word(packed, at1 + 4L * t, rest), xs, x, plane).fma(scale(scale, plane + t), s1);
-                s2 = dot(codec, word(packed, at2 + 4L * t, rest), xs, x, plane).fma(scale(scale, 2 * plane + t), s2);
-                s3 = dot(codec, word(packed, at3 + 4L * t, rest), xs, x, plane).fma(scale(scale, 3 * plane + t), s3);
-            }
-            long to = (long) i * out + o;
-            y.set(to, Lanes.sum(s0));
-            if (count > 1) {
-                y.set(to + 1, Lanes.sum(s1));
-            }
-            if (count > 2) {
-                y.set(to + 2, Lanes.sum(s2));
-            }
-            if (count > 3) {
-                y.set(to + 3, Lanes.sum(s3));
+            dots(codec, scratch, blocks + L, perBlock, xs, i * WORD * plane, plane);
+            for (int r = 0; r < count; r++) {
+                y.set((long) i * w.outFeatures() + o + r, scratch.sums[r]);
             }
         }
     }
 
-    private static IntVector word(MemorySegment packed, long offset) {
-        return IntVector.fromMemorySegment(Lanes.I, packed, offset, ByteOrder.LITTLE_ENDIAN);
+    /** {@link #SHARED} rows of words times one row of x. The loops are small, for the compiler to inline all of them. */
+    private static void dots(LaneCodec codec, Scratch scratch, int scaleRow, int perBlock, float[] xs, int x,
+            int plane) {
+        int[] words = scratch.words;
+        int[] scales = scratch.scales;
+        IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, Integer.numberOfTrailingZeros(perBlock));
+        FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
+        for (int t = 0; t < plane; t += L) {
+            IntVector w0 = IntVector.fromArray(Lanes.I, words, t);
+            IntVector w1 = IntVector.fromArray(Lanes.I, words, plane + t);
+            IntVector w2 = IntVector.fromArray(Lanes.I, words, 2 * plane + t);
+            IntVector w3 = IntVector.fromArray(Lanes.I, words, 3 * plane + t);
+            FloatVector d0 = FloatVector.zero(Lanes.F), d1 = d0, d2 = d0, d3 = d0;
+            for (int q = 0; q < WORD; q++) {
+                FloatVector v = FloatVector.fromArray(Lanes.F, xs, x + q * plane + t);
+                d0 = codec.values(LaneCodec.nibble(w0, q)).fma(v, d0);
+                d1 = codec.values(LaneCodec.nibble(w1, q)).fma(v, d1);
+                d2 = codec.values(LaneCodec.nibble(w2, q)).fma(v, d2);
+                d3 = codec.values(LaneCodec.nibble(w3, q)).fma(v, d3);
+            }
+            int block = t / perBlock;
+            s0 = d0.fma(scale(spread, scales, block), s0);
+            s1 = d1.fma(scale(spread, scales, scaleRow + block), s1);
+            s2 = d2.fma(scale(spread, scales, 2 * scaleRow + block), s2);
+            s3 = d3.fma(scale(spread, scales, 3 * scaleRow + block), s3);
+        }
+        scratch.sums[0] = Lanes.sum(s0);
+        scratch.sums[1] = Lanes.sum(s1);
+        scratch.sums[2] = Lanes.sum(s2);
+        scratch.sums[3] = Lanes.sum(s3);
     }
 
-    private static IntVector word(MemorySegment packed, long offset, VectorMask<Integer> rest) {
-        return IntVector.fromMemorySegment(Lanes.I, packed, offset, ByteOrder.LITTLE_ENDIAN, rest);
-    }
-
-    private static FloatVector scale(float[] scale, int at) {
-        return FloatVector.fromArray(Lanes.F, scale, at);
-    }
-
-    private static FloatVector plane(float[] xs, int at) {
-        return FloatVector.fromArray(Lanes.F, xs, at);
-    }
-
-    /** In each lane, the eight codes of a word times x, without the block's constant: two sums of four, then one. */
-    private static FloatVector dot(LaneCodec codec, IntVector word, float[] xs, int x, int plane) {
-        FloatVector even = codec.values(LaneCodec.nibble(word, 0)).mul(plane(xs, x));
-        FloatVector odd = codec.values(LaneCodec.nibble(word, 1)).mul(plane(xs, x + plane));
-        even = codec.values(LaneCodec.nibble(word, 2)).fma(plane(xs, x + 2 * plane), even);
-        odd = codec.values(LaneCodec.nibble(word, 3)).fma(plane(xs, x + 3 * plane), odd);
-        even = codec.values(LaneCodec.nibble(word, 4)).fma(plane(xs, x + 4 * plane), even);
-        odd = codec.values(LaneCodec.nibble(word, 5)).fma(plane(xs, x + 5 * plane), odd);
-        even = codec.values(LaneCodec.nibble(word, 6)).fma(plane(xs, x + 6 * plane), even);
-        odd = codec.values(LaneCodec.nibble(word, 7)).fma(plane(xs, x + 7 * plane), odd);
-        return even.add(odd);
+    /** In each lane, the constant of its word's block. */
+    private static FloatVector scale(IntVector spread, int[] scales, int block) {
+        return spread.selectFrom(IntVector.fromArray(Lanes.I, scales, block)).reinterpretAsFloats();
     }
 }

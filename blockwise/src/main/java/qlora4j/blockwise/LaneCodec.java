@@ -8,6 +8,7 @@ import jdk.incubator.vector.VectorOperators;
 import qlora4j.nf4.Absmax;
 import qlora4j.nf4.Codebook;
 import qlora4j.nf4.Nibbles;
+import qlora4j.tensor.DType;
 import qlora4j.tensor.Lanes;
 
 /** One codebook in vectors: the largest magnitude of a block, its codes, and the values of codes. */
@@ -15,6 +16,10 @@ final class LaneCodec {
     private static final int L = Lanes.L;
     private static final int MAGNITUDE = 0x7fff_ffff;
     private static final int SIGN_BIT = 8;
+    /** A bfloat16 is the upper half of a float. */
+    private static final int BF16_SHIFT = 16;
+    /** Just less than half of its last bit. */
+    private static final int BF16_HALF = 0x7fff;
 
     /** Where element 0, 1, 2 ... of eight lies in a little-endian word of four pairs, the first of a pair high. */
     private static final int[] SHIFTS = {4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24};
@@ -134,6 +139,25 @@ final class LaneCodec {
     /** Nibble {@code q} of each word, 0 the lowest. */
     static IntVector nibble(IntVector words, int q) {
         return words.lanewise(VectorOperators.LSHR, 4 * q).and(0xf);
+    }
+
+    /** Rounds floats to the values of a 16-bit type, in place; for other types nothing. */
+    static void round(DType compute, float[] values, int at, int n) {
+        int i = 0;
+        if (compute == DType.BF16) {
+            for (; i <= n - L; i += L) {
+                roundToBf16(FloatVector.fromArray(Lanes.F, values, at + i)).intoArray(values, at + i);
+            }
+        }
+        Elements.round(compute, values, at + i, n - i);
+    }
+
+    /** The nearest bfloat16, ties to even: a carry out of the lower half increments the upper one. */
+    private static FloatVector roundToBf16(FloatVector v) {
+        IntVector bits = v.reinterpretAsInts();
+        IntVector odd = bits.lanewise(VectorOperators.LSHR, BF16_SHIFT).and(1);
+        FloatVector rounded = bits.add(BF16_HALF).add(odd).and(-1 << BF16_SHIFT).reinterpretAsFloats();
+        return rounded.blend(v, v.test(VectorOperators.IS_NAN));
     }
 
     /** The values of codes. */

@@ -63,7 +63,7 @@ final class WeightPanels {
             }
             done += run;
         }
-        Elements.round(compute, target, at, n);
+        LaneCodec.round(compute, target, at, n);
     }
 
     /** Panels of W itself, {@code B[p][j] = W[p, j]}: the backward product. */
@@ -116,7 +116,7 @@ final class WeightPanels {
             }
         }
         for (int p = 0; p < pc; p++) {
-            Elements.round(compute, panel, p * ld, jc);
+            LaneCodec.round(compute, panel, p * ld, jc);
         }
     }
 

@@ -180,6 +180,30 @@ class ProductTest {
         return values;
     }
 
+    /** A NaN of all payload bits would become zero if rounding to 16 bits carried into its sign. */
+    @Example
+    void aConstantThatIsNoNumberShowsInItsRowAlone() {
+        SplittableRandom random = new SplittableRandom(2);
+        QuantizedTensor w = weight(random, new QuantConfig(QuantType.NF4, 64, false), 3, 128);
+        w.absmax().data().set(Elements.INT, 2 * Float.BYTES, Integer.MAX_VALUE);
+        for (DType dtype : new DType[]{DType.F32, DType.BF16, DType.F16}) {
+            for (int m : new int[]{1, 5}) {
+                Tensor x = random(random, dtype, m, 128);
+                for (int b = 0; b < 3; b++) {
+                    Tensor y = Golden.poisoned(dtype, m, 3);
+                    try (Stream stream = backend(b).openStream()) {
+                        Blockwise.matmul(stream, x, w, y);
+                    }
+                    for (int i = 0; i < m; i++) {
+                        assertThat(y.get(3L * i)).isFinite();
+                        assertThat(y.get(3L * i + 1)).isNaN();
+                        assertThat(y.get(3L * i + 2)).isFinite();
+                    }
+                }
+            }
+        }
+    }
+
     /** In float64 the scalar product is the double sum itself: what finite differences rely on. */
     @Example
     void scalarTakesFloat64() {
