@@ -5,7 +5,9 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Objects;
 import java.util.function.Consumer;
+import qlora4j.blockwise.QuantType;
 import qlora4j.tensor.Backend;
+import qlora4j.tensor.Stream;
 
 /** Runs a conformance bundle: a folder of recorded inputs and results of other implementations. */
 public final class Conformance {
@@ -51,8 +53,40 @@ public final class Conformance {
         if (!Files.isDirectory(options.bundle())) {
             throw new IOException(options.bundle() + ": there is no such folder; give a conformance bundle");
         }
-        Summary summary = new Summary(0, 0, 0);
-        out.accept(summary.toString());
-        return summary;
+        Report report = new Report(out, _ -> true);
+        try (Stream stream = options.backend().openStream()) {
+            run(new Session(options.backend(), stream, report), options);
+        }
+        out.accept(report.summary().toString());
+        return report.summary();
+    }
+
+    private static void run(Session session, Options options) throws IOException {
+        Path bundle = options.bundle();
+        for (QuantType type : QuantType.values()) {
+            Path file = bundle.resolve(type + ".safetensors");
+            if (Files.exists(file)) {
+                FourBitChecks.run(session, file, type);
+            }
+        }
+        if (Files.exists(bundle.resolve("blockwise8.safetensors"))) {
+            EightBitChecks.run(session, bundle.resolve("blockwise8.safetensors"));
+        }
+        if (Files.exists(bundle.resolve("optim.safetensors"))) {
+            OptimizerChecks.run(session, bundle.resolve("optim.safetensors"));
+        }
+        folder(session, options, bundle.toRealPath());
+        try (java.util.stream.Stream<Path> files = Files.list(bundle)) {
+            for (Path folder : files.filter(Files::isDirectory).sorted().toList()) {
+                folder(session, options, folder);
+            }
+        }
+    }
+
+    private static void folder(Session session, Options options, Path folder) throws IOException {
+        String name = folder.getFileName().toString();
+        if (ModelChecks.describes(folder)) {
+            ModelChecks.run(session, name, folder);
+        }
     }
 }

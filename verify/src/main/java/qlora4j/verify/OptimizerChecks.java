@@ -1,0 +1,120 @@
+package qlora4j.verify;
+
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.json.JsonMapper;
+import java.io.IOException;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeSet;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import qlora4j.optim.AdamHyper;
+import qlora4j.optim.AdamHyper.Formula;
+import qlora4j.optim.AdamW;
+import qlora4j.optim.Residency;
+import qlora4j.safetensors.Safetensors;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.ParameterStore;
+import qlora4j.tensor.Tensor;
+
+/** Parameters and states of {@code optim.safetensors}: the recorded gradients through our optimizers. */
+final class OptimizerChecks {
+    /** About eight float32 roundings of a parameter of magnitude 1. */
+    static final double LIMIT = 1e-6;
+
+    private static final String GROUP = "optim.";
+    private static final Pattern RECORD = Pattern.compile("(\\w+)\\.(\\w+)\\.params");
+    /** The steps after which parameters are recorded. */
+    private static final List<Integer> RECORDED = List.of(1, 6, 12);
+    private static final Map<String, Formula> FORMULAS =
+            Map.of("torch_adamw", Formula.TORCH, "bnb_adamw32", Formula.BITSANDBYTES);
+    private static final String PARAMETER = "p";
+
+    private final Session session;
+    private final Safetensors recorded;
+    private final JsonNode hypers;
+
+    private OptimizerChecks(Session session, Safetensors recorded, JsonNode hypers) {
+        this.session = session;
+        this.recorded = recorded;
+        this.hypers = hypers;
+    }
+
+    static void run(Session session, Path file) throws IOException {
+        try (Safetensors recorded = Safetensors.open(file)) {
+            String hyper = recorded.metadata().get("hyper");
+            if (hyper == null) {
+                throw new IOException(file + ": its metadata has no \"hyper\", the hyper-parameters of each set");
+            }
+            OptimizerChecks checks = new OptimizerChecks(session, recorded, JsonMapper.shared().readTree(hyper));
+            for (String key : new TreeSet<>(recorded.names())) {
+                Matcher m = RECORD.matcher(key);
+                if (m.matches()) {
+                    checks.one(m.group(1), m.group(2));
+                }
+            }
+        }
+    }
+
+    private void one(String set, String optimizer) {
+        String name = set + "." + optimizer;
+        List<String> states = new TreeSet<>(recorded.names()).stream().filter(k -> k.startsWith(name + ".state."))
+                .toList();
+        Formula formula = FORMULAS.get(optimizer);
+        if (formula == null) {
+            String why = "optimizer " + optimizer;
+            session.report().unsupported(GROUP + name + ".params", why);
+            states.forEach(k -> session.report().unsupported(GROUP + k, why));
+            return;
+        }
+        Lazy<List<Tensor>> ours = new Lazy<>(() -> steps(set, formula));
+        session.report().check(GROUP + name + ".params", () -> {
+            Tensor params = recorded.tensor(name + ".params");
+            double worst = params.dim(0) == RECORDED.size() ? 0 : Double.POSITIVE_INFINITY;
+            for (int i = 0; i < RECORDED.size(); i++) {
+                worst = Math.max(worst, Compare.largest(ours.get().get(i), params.rows(i, i + 1)));
+            }
+            return Outcome.atMost(worst, LIMIT);
+        });
+        for (int i = 0; i < states.size(); i++) {
+            int state = RECORDED.size() + i;
+            String key = states.get(i);
+            session.report().check(GROUP + key, () -> Outcome.atMost(
+                    Compare.largest(ours.get().get(state), recorded.tensor(key)), LIMIT));
+        }
+    }
+
+    /** Parameters after each recorded step, then the final states, whose names sort in the order of ours. */
+    private List<Tensor> steps(String set, Formula formula) throws IOException {
+        JsonNode h = hypers.get(set);
+        AdamHyper hyper = new AdamHyper(formula, h.get("betas").get(0).doubleValue(),
+                h.get("betas").get(1).doubleValue(), h.get("eps").doubleValue(), h.get("weight_decay").doubleValue(),
+                1);
+        Tensor grads = recorded.tensor(set + ".grads");
+        List<Tensor> results = new ArrayList<>();
+        try (ParameterStore store = ParameterStore.builder().add(PARAMETER, grads.cols()).build(session.backend());
+                AdamW adam = new AdamW(session.backend(), store, Map.of(ParameterStore.DEFAULT_GROUP, hyper),
+                        Residency.ALL, null)) {
+            session.backend().upload(recorded.tensor(set + ".p0"), store.param(PARAMETER));
+            for (int step = 1; step <= RECORDED.getLast(); step++) {
+                session.backend().upload(grads.rows(step - 1, step).view(grads.cols()), store.grad(PARAMETER));
+                adam.prepare(h.get("lr").doubleValue(), 1);
+                adam.clip(session.stream(), Double.POSITIVE_INFINITY);
+                adam.update(session.stream());
+                if (RECORDED.contains(step)) {
+                    Tensor params = Tensor.zeros(DType.F32, grads.cols());
+                    session.backend().download(store.param(PARAMETER), params);
+                    results.add(params);
+                }
+            }
+            for (int state = 0; state < AdamW.STATES.size(); state++) {
+                Tensor values = Tensor.zeros(DType.F32, grads.cols());
+                adam.states().read(state, 0, values);
+                results.add(values);
+            }
+        }
+        return results;
+    }
+}
