@@ -1,7 +1,6 @@
 package qlora4j.verify;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.json.JsonMapper;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -69,7 +68,7 @@ final class AdapterChecks {
 
     /** What an adapter's configuration asks for that this version lacks; empty for none. */
     static String unsupported(Path adapter) throws IOException {
-        JsonNode c = JsonMapper.shared().readTree(Files.readAllBytes(adapter.resolve(PeftAdapter.CONFIG)));
+        JsonNode c = JsonRecord.read(adapter.resolve(PeftAdapter.CONFIG));
         if (c.path("use_dora").asBoolean()) {
             return "DoRA";
         }

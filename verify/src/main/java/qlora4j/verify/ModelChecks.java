@@ -1,6 +1,5 @@
 package qlora4j.verify;
 
-import com.fasterxml.jackson.databind.json.JsonMapper;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -67,7 +66,7 @@ final class ModelChecks {
 
     static void run(Session session, String name, Path directory) throws IOException {
         Path configFile = directory.resolve(BASE).resolve(DecoderConfig.FILE);
-        String type = JsonMapper.shared().readTree(Files.readAllBytes(configFile)).path("model_type").asText();
+        String type = JsonRecord.read(configFile).path("model_type").asText();
         try (Safetensors recorded = Safetensors.open(directory.resolve(EXPECTED));
                 SafetensorsModel base = SafetensorsModel.open(directory.resolve(BASE))) {
             if (Arrays.stream(DecoderConfig.Architecture.values()).noneMatch(a -> a.modelType().equals(type))) {

@@ -1,8 +1,8 @@
 package qlora4j.verify;
 
 import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.json.JsonMapper;
 import java.io.IOException;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
@@ -48,7 +48,8 @@ final class OptimizerChecks {
             if (hyper == null) {
                 throw new IOException(file + ": its metadata has no \"hyper\", the hyper-parameters of each set");
             }
-            OptimizerChecks checks = new OptimizerChecks(session, recorded, JsonMapper.shared().readTree(hyper));
+            OptimizerChecks checks = new OptimizerChecks(session, recorded,
+                    JsonRecord.parse(file, hyper.getBytes(StandardCharsets.UTF_8)));
             for (String key : new TreeSet<>(recorded.names())) {
                 Matcher m = RECORD.matcher(key);
                 if (m.matches()) {
