@@ -1,28 +1,59 @@
 package qlora4j.cli;
 
+import java.io.FileDescriptor;
+import java.io.FileOutputStream;
+import java.io.OutputStreamWriter;
+import java.io.PrintWriter;
+import java.nio.charset.StandardCharsets;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
 import picocli.CommandLine.ParameterException;
+import picocli.CommandLine.ScopeType;
 import picocli.CommandLine.Spec;
 
 /** The {@code qlora} command. Each subcommand is a class of its own, named in {@code subcommands} below. */
 @Command(name = "qlora", mixinStandardHelpOptions = true, versionProvider = Version.class, usageHelpAutoWidth = true,
-        description = {"QLoRA for the JVM: a base model in 4-bit NormalFloat, LoRA adapters trained through it."})
+        scope = ScopeType.INHERIT, synopsisSubcommandLabel = "COMMAND",
+        description = {"QLoRA for the JVM: a base model in 4-bit NormalFloat, LoRA adapters trained through it."},
+        subcommands = {Finetune.class, Generate.class, Verify.class})
 public final class Main implements Runnable {
 
     @Spec
     private CommandSpec spec;
 
+    @Option(names = "--debug", scope = ScopeType.INHERIT, description = "Print a stack trace with an error.")
+    private boolean debug;
+
     /** Runs the command line and ends the JVM with its exit code: 0 done, 1 failed, 2 misused. */
     public static void main(String[] args) {
         StandardError.restore();
-        System.exit(commandLine().execute(args));
+        PrintWriter out = utf8(FileDescriptor.out);
+        PrintWriter err = utf8(FileDescriptor.err);
+        int code = execute(commandLine().setOut(out).setErr(err), args);
+        out.flush();
+        err.flush();
+        System.exit(code);
+    }
+
+    /** Models write UTF-8 whatever the terminal's locale is. */
+    private static PrintWriter utf8(FileDescriptor descriptor) {
+        return new PrintWriter(new OutputStreamWriter(new FileOutputStream(descriptor), StandardCharsets.UTF_8), true);
+    }
+
+    /** Runs {@code args}; warnings of the libraries go to the command line's standard error. */
+    static int execute(CommandLine line, String... args) {
+        Warnings.to(line.getErr());
+        return line.execute(Spelling.withHyphens(line, args));
     }
 
     /** The command line with all its subcommands, for {@link #main} and for tests. */
     static CommandLine commandLine() {
-        return new CommandLine(new Main());
+        Main main = new Main();
+        Errors errors = new Errors(() -> main.debug);
+        return new CommandLine(main).setParameterExceptionHandler(errors).setExecutionExceptionHandler(errors)
+                .setCaseInsensitiveEnumValuesAllowed(true);
     }
 
     @Override

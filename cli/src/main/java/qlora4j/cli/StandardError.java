@@ -2,6 +2,7 @@ package qlora4j.cli;
 
 import java.lang.foreign.FunctionDescriptor;
 import java.lang.foreign.Linker;
+import java.lang.foreign.MemoryLayout;
 import java.lang.foreign.ValueLayout;
 import java.lang.invoke.MethodHandle;
 
@@ -30,9 +31,7 @@ final class StandardError {
         if (real == null) {
             return;
         }
-        Linker linker = Linker.nativeLinker();
-        MethodHandle dup2 = linker.downcallHandle(linker.defaultLookup().findOrThrow("dup2"),
-                FunctionDescriptor.of(ValueLayout.JAVA_INT, ValueLayout.JAVA_INT, ValueLayout.JAVA_INT));
+        MethodHandle dup2 = libc("dup2", ValueLayout.JAVA_INT, ValueLayout.JAVA_INT);
         int got;
         try {
             got = (int) dup2.invokeExact((int) real, STDERR);
@@ -42,5 +41,24 @@ final class StandardError {
         if (got != STDERR) {
             throw new IllegalStateException("-D" + PROPERTY + "=" + real + " is not an open file descriptor");
         }
+    }
+
+    /** Whether standard error is a terminal; false where the system has no POSIX {@code isatty}. */
+    static boolean isTerminal() {
+        if (Linker.nativeLinker().defaultLookup().find("isatty").isEmpty()) {
+            return false;
+        }
+        try {
+            return (int) libc("isatty", ValueLayout.JAVA_INT).invokeExact(STDERR) == 1;
+        } catch (Throwable e) {
+            throw new IllegalStateException("isatty could not be called", e);
+        }
+    }
+
+    /** A function of the C library that returns an int. */
+    private static MethodHandle libc(String name, MemoryLayout... arguments) {
+        Linker linker = Linker.nativeLinker();
+        return linker.downcallHandle(linker.defaultLookup().findOrThrow(name),
+                FunctionDescriptor.of(ValueLayout.JAVA_INT, arguments));
     }
 }

@@ -43,7 +43,11 @@ public final class CausalLm implements AutoCloseable {
 
     /** Loads a Hugging Face model directory, quantizing it tensor by tensor when the loader says so. */
     public static CausalLm load(Path path, Backend backend, DecoderLoader loader) throws IOException {
-        ModelDirectory directory = ModelDirectory.open(path);
+        return load(ModelDirectory.open(path), backend, loader);
+    }
+
+    /** The same of a directory that is open; it is closed with the model, and when loading fails. */
+    public static CausalLm load(ModelDirectory directory, Backend backend, DecoderLoader loader) throws IOException {
         try {
             directory.tokenizer();
             return new CausalLm(directory, loader.load(directory.config(), directory.weights(), backend));

@@ -12,6 +12,7 @@ import java.util.Optional;
 import qlora4j.model.Adapter;
 import qlora4j.model.CausalLm;
 import qlora4j.model.Message;
+import qlora4j.model.ModelDirectory;
 import qlora4j.model.TokenBatch;
 import qlora4j.train.data.Batch;
 import qlora4j.train.data.Batches;
@@ -59,17 +60,20 @@ public final class SftTrainer implements AutoCloseable {
     }
 
     /** Turns rows into token ids as {@code settings} and the model's tokenizer want. */
-    public static TokenizedData tokenize(CausalLm lm, List<Row> rows, PromptTemplate template, int maxLength)
+    public static TokenizedData tokenize(ModelDirectory model, List<Row> rows, PromptTemplate template, int maxLength)
             throws IOException {
-        return new Encoder(lm.tokenizer()::encode, lm.directory().trainingEos(), maxLength).encode(rows, template);
+        return new Encoder(model.tokenizer()::encode, model.trainingEos(), maxLength).encode(rows, template);
     }
 
     /** The prompt template called {@code name}, or a Jinja file, for this model; null: by the rows' own form. */
-    public static PromptTemplate template(CausalLm lm, String name) throws IOException {
+    public static PromptTemplate template(ModelDirectory model, String name) throws IOException {
         if (name == null) {
             return PromptTemplate.byForm();
         }
-        var tokenizer = lm.tokenizer();
+        var tokenizer = model.tokenizer();
+        if (tokenizer.chatTemplates().isEmpty()) {
+            return PromptTemplate.of(name, null);
+        }
         return PromptTemplate.of(name, (messages, prompt) -> tokenizer.renderChat(
                 messages.stream().map(m -> new Message(m.role(), m.content())).toList(), prompt));
     }

@@ -1,0 +1,194 @@
+package qlora4j.cli;
+
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.EnumMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.Optional;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.lora.LoraConfig;
+import qlora4j.model.Adapter;
+import qlora4j.model.CausalLm;
+import qlora4j.model.DecoderLoader;
+import qlora4j.model.ModelDirectory;
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.MemoryUse;
+import qlora4j.train.MemoryPlan;
+import qlora4j.train.SftTrainer;
+import qlora4j.train.TrainSettings;
+import qlora4j.train.data.PromptTemplate;
+import qlora4j.train.data.Row;
+import qlora4j.train.data.Rows;
+import qlora4j.train.data.Split;
+import qlora4j.train.data.TokenizedData;
+
+/** {@code qlora finetune}: trains an adapter through a base model in 4 bits. */
+@Command(name = "finetune", sortOptions = false, description = {
+        "Trains LoRA adapters through a base model held in 4-bit NormalFloat, and writes a PEFT adapter.",
+        "The data are JSON or JSON lines of {instruction, input, output} or {prompt, completion}."})
+final class Finetune implements Callable<Integer> {
+    private static final String ADAPTER = "default";
+    private static final double MB = 1e6;
+
+    @Spec
+    private CommandSpec spec;
+
+    @Option(names = "--model", required = true, paramLabel = "DIR",
+            description = "The base model: a Hugging Face model directory, dense or 4-bit.")
+    private Path model;
+
+    @Option(names = "--data", required = true, paramLabel = "FILE", description = "The rows to train on.")
+    private Path data;
+
+    @Option(names = "--output", required = true, paramLabel = "DIR",
+            description = "Where the adapter, the checkpoints and metrics.jsonl go.")
+    private Path output;
+
+    @Option(names = "--template", paramLabel = "NAME|FILE",
+            description = "How rows become prompts: alpaca, alpaca-reversed, chat (the model's own), or a Jinja file"
+                    + " (default: by the rows' form).")
+    private String template;
+
+    @Option(names = "--eval-data", paramLabel = "FILE", description = "Rows to evaluate on, which are not trained on.")
+    private Path evalData;
+
+    @Option(names = "--eval-split", paramLabel = "SHARE",
+            description = "Instead: the share of --data, drawn by --seed, to set aside for evaluation.")
+    private Double evalSplit;
+
+    @Option(names = "--resume", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
+            description = "Go on from the newest checkpoint in --output.")
+    private boolean resume;
+
+    @Option(names = "--overwrite-output-dir", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
+            description = "Delete the adapter and the checkpoints that --output holds, and start anew.")
+    private boolean overwrite;
+
+    @Mixin
+    private TrainOptions train;
+
+    @Mixin
+    private ComputeOptions compute;
+
+    @Mixin
+    private BackendOptions backend;
+
+    private PrintWriter out;
+
+    @Override
+    public Integer call() throws IOException {
+        out = spec.commandLine().getOut();
+        TrainSettings settings = train.settings();
+        LoraConfig lora = train.lora(model);
+        DecoderLoader loader = new DecoderLoader(QuantConfig.QLORA, compute.dtype());
+        if (resume && overwrite) {
+            throw new IllegalArgumentException("--resume and --overwrite-output-dir contradict each other");
+        }
+        new OutputDirectory(output).prepare(resume, overwrite);
+        ModelDirectory directory = ModelDirectory.open(model);
+        Split split;
+        TokenizedData rows;
+        TokenizedData held;
+        try {
+            if (directory.generation().eosIds().isEmpty()) {
+                throw new IllegalArgumentException(model + ": neither generation_config.json nor config.json names an"
+                        + " eos_token_id; a completion needs one to end with");
+            }
+            split = rows();
+            PromptTemplate prompts = SftTrainer.template(directory, template);
+            rows = SftTrainer.tokenize(directory, split.train(), prompts, settings.maxLength());
+            out.println("data: " + rows.report().summary());
+            held = split.eval().isEmpty() ? null
+                    : SftTrainer.tokenize(directory, split.eval(), prompts, settings.maxLength());
+            if (held != null) {
+                out.println("held out: " + held.report().summary());
+            }
+        } catch (IOException | RuntimeException e) {
+            directory.close();
+            throw e;
+        }
+        MemoryPlan predicted = MemoryPlan.predict(directory.config(), loader, lora, settings,
+                SftTrainer.largest(rows.rows(), settings.perDeviceBatch()));
+        out.println("memory predicted: " + predicted.line());
+        out.flush();
+        try (Backend opened = openOrClose(directory); CausalLm lm = CausalLm.load(directory, opened, loader)) {
+            Adapter adapter = lm.attach(ADAPTER, lora);
+            out.println(lm.report(adapter).line());
+            out.printf(Locale.ROOT, "linear layers: %.3f bits/param%n", lm.linearBitsPerParameter());
+            try (SftTrainer trainer = new SftTrainer(lm, adapter, rows, held, settings, output)) {
+                if (resume) {
+                    Optional<Path> from = trainer.resume();
+                    out.println(from.map(p -> "resuming from " + p)
+                            .orElse("no checkpoint in " + output + ": starting anew"));
+                }
+                try (Progress progress = Progress.of(out, trainer.trainer().step(), trainer.trainer().totalSteps(),
+                        settings.loggingSteps())) {
+                    trainer.run(progress);
+                }
+                report(opened, predicted);
+            }
+        }
+        out.println("adapter: " + output);
+        return 0;
+    }
+
+    private Split rows() throws IOException {
+        if (evalData != null && evalSplit != null) {
+            throw new IllegalArgumentException("--eval-data and --eval-split: give one of them");
+        }
+        List<Row> all = Rows.read(data);
+        if (evalSplit != null) {
+            if (!(evalSplit > 0 && evalSplit < 1)) {
+                throw new IllegalArgumentException("--eval-split " + evalSplit + ": must be between 0 and 1");
+            }
+            return Split.of(all, evalSplit, train.seed());
+        }
+        return new Split(all, evalData == null ? List.of() : Rows.read(evalData));
+    }
+
+    private Backend openOrClose(ModelDirectory directory) {
+        try {
+            return backend.open();
+        } catch (RuntimeException e) {
+            directory.close();
+            throw e;
+        }
+    }
+
+    /** What was held, while it still is, beside what had been predicted. */
+    private void report(Backend opened, MemoryPlan predicted) throws IOException {
+        Map<MemoryUse, Long> held = new EnumMap<>(MemoryUse.class);
+        for (MemoryUse use : MemoryUse.values()) {
+            held.put(use, opened.ledger().held(use));
+        }
+        out.println("memory predicted: " + predicted.line());
+        out.println("memory measured:  " + new MemoryPlan(held).line());
+        out.printf(Locale.ROOT, "memory at its peak: %.1f MB on the device%s%n", opened.ledger().peak() / MB,
+                residentPeak());
+    }
+
+    /** The process's largest resident set, mapped pages of the checkpoint included, where the system says it. */
+    private static String residentPeak() throws IOException {
+        Path status = Path.of("/proc/self/status");
+        if (!Files.isReadable(status)) {
+            return "";
+        }
+        for (String line : Files.readAllLines(status)) {
+            if (line.startsWith("VmHWM:")) {
+                long kib = Long.parseLong(line.replaceAll("\\D", ""));
+                return String.format(Locale.ROOT, ", %.1f MB resident in the process", kib * 1024 / MB);
+            }
+        }
+        return "";
+    }
+}

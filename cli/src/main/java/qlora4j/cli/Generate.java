@@ -1,0 +1,218 @@
+package qlora4j.cli;
+
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
+import picocli.CommandLine.Spec;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.model.CausalLm;
+import qlora4j.model.CausalLm.GenerateOptions;
+import qlora4j.model.DecoderLoader;
+import qlora4j.model.GenerationConfig;
+import qlora4j.model.SamplingConfig;
+import qlora4j.model.Tokenizer;
+import qlora4j.tensor.Backend;
+import qlora4j.train.SftTrainer;
+import qlora4j.train.data.PromptTemplate;
+import qlora4j.train.data.Row;
+
+/** {@code qlora generate}: writes text, with adapters that are swapped without loading the base again. */
+@Command(name = "generate", sortOptions = false, description = {
+        "Continues a prompt with a model in 4 bits, and with adapters on it.",
+        "How tokens are chosen comes from the model's generation_config.json where no flag says otherwise."})
+final class Generate implements Callable<Integer> {
+    /** The most new tokens where neither the flag nor the model says how many. */
+    private static final int NEW_TOKENS = 256;
+    private static final String WHERE = "--prompt";
+
+    @Spec
+    private CommandSpec spec;
+
+    @Option(names = "--model", required = true, paramLabel = "DIR",
+            description = "The base model: a Hugging Face model directory, dense or 4-bit.")
+    private Path model;
+
+    @Option(names = "--adapter", paramLabel = "NAME=DIR",
+            description = "A PEFT adapter and what to call it; can be repeated. DIR alone is called as its last part.")
+    private List<String> adapters = List.of();
+
+    @Option(names = "--use", paramLabel = "NAME",
+            description = "The adapter to use, or base for none (default: the last).")
+    private String use;
+
+    @Option(names = "--all", description = "Answer with the base and with each adapter.")
+    private boolean all;
+
+    @Option(names = "--prompt", paramLabel = "TEXT", description = "What to continue (default: standard input).")
+    private String prompt;
+
+    @Option(names = "--template", paramLabel = "NAME|FILE",
+            description = "Wrap the prompt as finetune did: alpaca (the prompt is the instruction), alpaca-reversed (the"
+                    + " response), chat (the model's own template), or a Jinja file.")
+    private String template;
+
+    @Option(names = "--chat", description = "The same as --template chat.")
+    private boolean chat;
+
+    @Option(names = "--max-new-tokens", paramLabel = "N",
+            description = "The most tokens to write (default: the model's, else " + NEW_TOKENS + ").")
+    private Integer maxNewTokens;
+
+    @Option(names = "--temperature", paramLabel = "X", description = "Divides the logits; 0: always the likeliest.")
+    private Double temperature;
+
+    @Option(names = "--top-k", paramLabel = "K", description = "Choose among the K likeliest; 0: all.")
+    private Integer topK;
+
+    @Option(names = "--top-p", paramLabel = "P",
+            description = "Choose among the likeliest that together reach this probability; 1: all.")
+    private Double topP;
+
+    @Option(names = "--repetition-penalty", paramLabel = "X", description = "Makes tokens seen before less likely.")
+    private Double repetitionPenalty;
+
+    @Option(names = "--stop", paramLabel = "TEXT", description = "A text that ends the output; can be repeated.")
+    private List<String> stop = List.of();
+
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "42",
+            description = "Of the choice of tokens (default: ${DEFAULT-VALUE}).")
+    private long seed;
+
+    @Option(names = "--no-quantize", description = "Leave a dense model's layers dense.")
+    private boolean noQuantize;
+
+    @Mixin
+    private ComputeOptions compute;
+
+    @Mixin
+    private BackendOptions backend;
+
+    private PrintWriter out;
+
+    @Override
+    public Integer call() throws IOException {
+        out = spec.commandLine().getOut();
+        Map<String, Path> named = named();
+        List<String> chosen = chosen(named);
+        String text = prompt == null ? standardInput() : prompt;
+        DecoderLoader loader = new DecoderLoader(noQuantize ? null : QuantConfig.QLORA, compute.dtype());
+        try (Backend opened = backend.open(); CausalLm lm = CausalLm.load(model, opened, loader)) {
+            int[] ids = ids(lm, text);
+            GenerateOptions options = options(lm, ids.length);
+            for (Map.Entry<String, Path> e : named.entrySet()) {
+                lm.load(e.getKey(), e.getValue());
+            }
+            for (String name : chosen) {
+                if (all) {
+                    out.println("[" + name + "]");
+                }
+                answer(lm, name, ids, options);
+            }
+        }
+        return 0;
+    }
+
+    private void answer(CausalLm lm, String name, int[] ids, GenerateOptions options) throws IOException {
+        long start = System.nanoTime();
+        int made = lm.generate(name, ids, options, piece -> {
+            out.print(piece);
+            out.flush();
+        });
+        out.println();
+        out.flush();
+        PrintWriter err = spec.commandLine().getErr();
+        err.printf(Locale.ROOT, "%d prompt tokens, %d new, %.1f new tokens/s%n", ids.length, made,
+                made / ((System.nanoTime() - start) / 1e9));
+        err.flush();
+    }
+
+    private Map<String, Path> named() {
+        Map<String, Path> named = new LinkedHashMap<>();
+        for (String adapter : adapters) {
+            int equals = adapter.indexOf('=');
+            Path path = Path.of(adapter.substring(equals + 1));
+            String name = equals > 0 ? adapter.substring(0, equals)
+                    : String.valueOf(path.toAbsolutePath().normalize().getFileName());
+            if (equals == 0 || name.equals(CausalLm.BASE) || named.putIfAbsent(name, path) != null) {
+                throw new IllegalArgumentException("--adapter " + adapter + ": expected NAME=DIR, each name once and not "
+                        + CausalLm.BASE);
+            }
+        }
+        return named;
+    }
+
+    private List<String> chosen(Map<String, Path> named) {
+        List<String> names = new ArrayList<>(List.of(CausalLm.BASE));
+        names.addAll(named.keySet());
+        if (all && use != null) {
+            throw new IllegalArgumentException("--all and --use contradict each other");
+        }
+        if (use != null && !names.contains(use)) {
+            throw new IllegalArgumentException("--use " + use + ": there is no such adapter; there are " + names);
+        }
+        return all ? names : List.of(use == null ? names.getLast() : use);
+    }
+
+    /** All of standard input, without the line break that a shell's echo puts at its end. */
+    private String standardInput() throws IOException {
+        if (System.console() != null && System.console().isTerminal()) {
+            throw new IllegalArgumentException("give a --prompt, or a text on standard input");
+        }
+        return new String(System.in.readAllBytes(), StandardCharsets.UTF_8).replaceFirst("\\R$", "");
+    }
+
+    private int[] ids(CausalLm lm, String text) throws IOException {
+        Tokenizer tokenizer = lm.tokenizer();
+        if (chat && template != null) {
+            throw new IllegalArgumentException("--chat is the same as --template chat; give one of them");
+        }
+        String name = chat ? PromptTemplate.CHAT : template;
+        if (name == null) {
+            return tokenizer.encode(text, true);
+        }
+        PromptTemplate prompts = SftTrainer.template(lm.directory(), name);
+        return tokenizer.encode(prompts.apply(row(name, text)).prompt(), !prompts.writesSpecialTokens());
+    }
+
+    /** The prompt as a row whose completion is still to be written; templates want one, any will do. */
+    private static Row row(String template, String text) {
+        String unwritten = "?";
+        boolean reversed = template.equals(PromptTemplate.ALPACA_REVERSED);
+        String instruction = reversed ? unwritten : text;
+        String output = reversed ? text : unwritten;
+        return new Row.Alpaca(WHERE, instruction, "", output,
+                Map.of("instruction", instruction, "input", "", "output", output));
+    }
+
+    private GenerateOptions options(CausalLm lm, int promptTokens) {
+        GenerationConfig defaults = lm.directory().generation();
+        int room = lm.decoder().config().maxPositions() - promptTokens;
+        if (room < 1) {
+            throw new IllegalArgumentException("the prompt has " + promptTokens + " tokens; the model was made for "
+                    + lm.decoder().config().maxPositions() + " and at least one new one must fit");
+        }
+        int most = maxNewTokens != null ? maxNewTokens : Math.min(room, defaults.maxNewTokens().orElse(NEW_TOKENS));
+        return new GenerateOptions(most, sampling(defaults), stop);
+    }
+
+    private SamplingConfig sampling(GenerationConfig defaults) {
+        double penalty = repetitionPenalty == null ? defaults.repetitionPenalty() : repetitionPenalty;
+        boolean sample = temperature != null ? temperature != 0 : topK != null || topP != null || defaults.doSample();
+        if (!sample) {
+            return new SamplingConfig(false, 1, 0, 1, penalty, seed);
+        }
+        return new SamplingConfig(true, temperature == null ? defaults.temperature() : temperature,
+                topK == null ? defaults.topK() : topK, topP == null ? defaults.topP() : topP, penalty, seed);
+    }
+}

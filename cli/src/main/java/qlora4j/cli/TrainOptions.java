@@ -1,0 +1,145 @@
+package qlora4j.cli;
+
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Map;
+import picocli.CommandLine.Option;
+import qlora4j.lora.LoraConfig;
+import qlora4j.optim.AdamHyper;
+import qlora4j.optim.AdamHyper.Formula;
+import qlora4j.optim.Residency;
+import qlora4j.optim.Schedule;
+import qlora4j.train.TrainSettings;
+
+/**
+ * What is trained and how: the flags of Hugging Face's trainer and of PEFT, under their names. Defaults are those of
+ * transformers' TrainingArguments, except for those that QLoRA has its own of.
+ */
+final class TrainOptions {
+    private static final String SHOWN = " (default: ${DEFAULT-VALUE}).";
+    private static final Map<String, Formula> OPTIMIZERS = Map.of("paged_adamw_32bit", Formula.BITSANDBYTES,
+            "adamw_torch", Formula.TORCH);
+
+    @Option(names = "--lora-r", paramLabel = "R", defaultValue = "64", description = "Rank of the adapters" + SHOWN)
+    private int rank;
+
+    @Option(names = "--lora-alpha", paramLabel = "X", defaultValue = "16",
+            description = "Adapters are scaled by alpha / r" + SHOWN)
+    private double alpha;
+
+    @Option(names = "--lora-dropout", paramLabel = "P", defaultValue = "0.05",
+            description = "Probability of dropping an adapter's input" + SHOWN)
+    private double dropout;
+
+    @Option(names = "--target-modules", paramLabel = "NAME", split = ",", arity = "1..*",
+            defaultValue = LoraConfig.ALL_LINEAR, description = "Layers that get an adapter: names such as"
+                    + " q_proj,v_proj, or all-linear for every one but the head" + SHOWN)
+    private List<String> targets;
+
+    @Option(names = "--max-seq-length", paramLabel = "TOKENS", defaultValue = "512",
+            description = "The most tokens of a row; longer ones lose the beginning of their prompt" + SHOWN)
+    private int maxLength;
+
+    @Option(names = "--per-device-train-batch-size", paramLabel = "ROWS", defaultValue = "8",
+            description = "Rows that go through the model at once" + SHOWN)
+    private int batch;
+
+    @Option(names = "--gradient-accumulation-steps", paramLabel = "N", defaultValue = "1",
+            description = "Such batches in a step" + SHOWN)
+    private int accumulation;
+
+    @Option(names = "--learning-rate", paramLabel = "RATE", defaultValue = "5e-5",
+            description = "The schedule's highest" + SHOWN)
+    private double learningRate;
+
+    @Option(names = "--lr-scheduler-type", paramLabel = "NAME", defaultValue = "linear",
+            description = "constant, constant_with_warmup, linear or cosine" + SHOWN)
+    private String schedule;
+
+    @Option(names = "--warmup-ratio", paramLabel = "SHARE", defaultValue = "0",
+            description = "Share of the steps in which the rate rises" + SHOWN)
+    private double warmupRatio;
+
+    @Option(names = "--num-train-epochs", paramLabel = "N", defaultValue = "3",
+            description = "Passes over the data" + SHOWN)
+    private double epochs;
+
+    @Option(names = "--max-steps", paramLabel = "N", defaultValue = "0",
+            description = "Steps, whatever the number of epochs; 0: as many as the epochs take" + SHOWN)
+    private int maxSteps;
+
+    @Option(names = "--optim", paramLabel = "NAME", defaultValue = "paged_adamw_32bit",
+            description = "paged_adamw_32bit (bitsandbytes' formula) or adamw_torch" + SHOWN)
+    private String optimizer;
+
+    @Option(names = "--optim-resident", paramLabel = "SHARE|BYTES", defaultValue = "100%",
+            description = "How much of the optimizer's state stays in memory, such as 50%% or 64MiB; the rest is paged"
+                    + " to a file" + SHOWN)
+    private String resident;
+
+    @Option(names = "--weight-decay", paramLabel = "X", defaultValue = "0", description = "Of AdamW" + SHOWN)
+    private double weightDecay;
+
+    @Option(names = "--adam-beta1", paramLabel = "X", defaultValue = "0.9", description = "Of AdamW" + SHOWN)
+    private double beta1;
+
+    @Option(names = "--adam-beta2", paramLabel = "X", defaultValue = "0.999", description = "Of AdamW" + SHOWN)
+    private double beta2;
+
+    @Option(names = "--adam-epsilon", paramLabel = "X", defaultValue = "1e-8", description = "Of AdamW" + SHOWN)
+    private double epsilon;
+
+    @Option(names = "--max-grad-norm", paramLabel = "X", defaultValue = "1.0",
+            description = "Gradients are clipped to this norm; Infinity: not" + SHOWN)
+    private double maxGradNorm;
+
+    @Option(names = "--gradient-checkpointing", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
+            description = "Compute activations again in the backward pass instead of keeping them: less memory, the same"
+                    + " numbers.")
+    private boolean checkpointing;
+
+    @Option(names = "--logging-steps", paramLabel = "N", defaultValue = "10",
+            description = "Steps between lines of metrics" + SHOWN)
+    private int loggingSteps;
+
+    @Option(names = "--save-steps", paramLabel = "N", defaultValue = "500",
+            description = "Steps between checkpoints; 0: none" + SHOWN)
+    private int saveSteps;
+
+    @Option(names = "--save-total-limit", paramLabel = "N", defaultValue = "0",
+            description = "How many checkpoints are kept, the newest; 0: all" + SHOWN)
+    private int saveLimit;
+
+    @Option(names = "--eval-steps", paramLabel = "N", defaultValue = "0",
+            description = "Steps between evaluations; 0: only before the first and after the last" + SHOWN)
+    private int evalSteps;
+
+    @Option(names = "--seed", paramLabel = "N", defaultValue = "42",
+            description = "Of the adapter's first values, of dropout, and of the order of rows" + SHOWN)
+    private long seed;
+
+    /** The adapter. */
+    LoraConfig lora(Path model) {
+        return new LoraConfig(rank, alpha, dropout, targets, model.toString(), seed);
+    }
+
+    /** The run. */
+    TrainSettings settings() {
+        Formula formula = OPTIMIZERS.get(optimizer);
+        if (formula == null) {
+            throw new IllegalArgumentException("--optim " + optimizer + ": expected paged_adamw_32bit or adamw_torch");
+        }
+        Schedule shape = Schedule.named(schedule);
+        if (shape == Schedule.CONSTANT && warmupRatio > 0) {
+            Warnings.print("--warmup-ratio has no effect with --lr-scheduler-type constant; constant_with_warmup has it");
+        }
+        return new TrainSettings(maxSteps, epochs, batch, accumulation, maxLength, learningRate, shape, warmupRatio,
+                maxGradNorm, new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, 1), Residency.parse(resident),
+                checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
+    }
+
+    /** The seed of everything random. */
+    long seed() {
+        return seed;
+    }
+}
