@@ -209,8 +209,7 @@ public final class DemoPretraining {
 
     /** One batch of as many tokens and sequences as any step has. */
     private static TokenBatch largest(int tokens) {
-        int[][] sequences = new int[DOCUMENTS_PER_STEP][1];
-        sequences[0] = new int[tokens - DOCUMENTS_PER_STEP + 1];
+        int[][] sequences = new int[DOCUMENTS_PER_STEP][Math.ceilDiv(tokens, DOCUMENTS_PER_STEP)];
         TokenBatch b = TokenBatch.of(sequences);
         return b.withLabels(new int[b.rows()]);
     }
