@@ -112,7 +112,8 @@ public final class DemoPretraining {
     }
 
     private void write(String name, ObjectNode json, ObjectMapper mapper) throws IOException {
-        Files.writeString(output.resolve(name), mapper.writerWithDefaultPrettyPrinter().writeValueAsString(json) + "\n");
+        Files.writeString(output.resolve(name),
+                mapper.writerWithDefaultPrettyPrinter().writeValueAsString(json) + "\n");
     }
 
     /** The documents in order: pairs of the corpus with copies of word lists among them, answers trained. */
@@ -198,9 +199,10 @@ public final class DemoPretraining {
                 seen += r.tokens();
                 if (r.step() % 100 == 0 || r.step() == steps.size()) {
                     int n = (r.step() - 1) % 100 + 1;
-                    log.accept(String.format("step %d of %d, loss %.4f, gradient norm %.2f, %.2f M tokens, %.0f tokens/s",
-                            r.step(), steps.size(), sum / n, r.gradNorm(), seen / 1e6,
-                            seen / ((System.nanoTime() - start) / 1e9)));
+                    log.accept(
+                            String.format("step %d of %d, loss %.4f, gradient norm %.2f, %.2f M tokens, %.0f tokens/s",
+                                    r.step(), steps.size(), sum / n, r.gradNorm(), seen / 1e6,
+                                    seen / ((System.nanoTime() - start) / 1e9)));
                     sum = 0;
                 }
             }

@@ -163,7 +163,8 @@ public final class DemoRun {
         }
         TokenizedData data = SftTrainer.tokenize(lm, rows,
                 SftTrainer.template(lm, reversed ? "alpaca-reversed" : null), MAX_LENGTH);
-        try (SftTrainer trainer = new SftTrainer(lm, adapter, data, null, settings, output.resolve("adapter-" + name))) {
+        try (SftTrainer trainer =
+                new SftTrainer(lm, adapter, data, null, settings, output.resolve("adapter-" + name))) {
             trainer.run(progress.apply(name));
         }
     }
@@ -187,8 +188,9 @@ public final class DemoRun {
                 exact += right ? 1 : 0;
                 if (i < shown) {
                     say.accept("  response:    " + pair.response());
-                    say.accept("  instruction: " + oneLine(wrote) + (right ? "   (exact)" : "   (wanted: "
-                            + pair.instruction() + ")"));
+                    say.accept("  instruction: " + oneLine(wrote) + (right ? "   (exact)"
+                            : "   (wanted: "
+                                    + pair.instruction() + ")"));
                 }
             }
         }
