@@ -161,8 +161,8 @@ public final class DemoRun {
         for (int i = 0; i < chosen.size(); i++) {
             rows.add(row("generated pair " + (i + 1), chosen.get(i), reversed));
         }
-        TokenizedData data = SftTrainer.tokenize(lm, rows,
-                SftTrainer.template(lm, reversed ? "alpaca-reversed" : null), MAX_LENGTH);
+        TokenizedData data = SftTrainer.tokenize(lm.directory(), rows,
+                SftTrainer.template(lm.directory(), reversed ? "alpaca-reversed" : null), MAX_LENGTH);
         try (SftTrainer trainer =
                 new SftTrainer(lm, adapter, data, null, settings, output.resolve("adapter-" + name))) {
             trainer.run(progress.apply(name));
