@@ -145,8 +145,9 @@ final class Generate implements Callable<Integer> {
             String name = equals > 0 ? adapter.substring(0, equals)
                     : String.valueOf(path.toAbsolutePath().normalize().getFileName());
             if (equals == 0 || name.equals(CausalLm.BASE) || named.putIfAbsent(name, path) != null) {
-                throw new IllegalArgumentException("--adapter " + adapter + ": expected NAME=DIR, each name once and not "
-                        + CausalLm.BASE);
+                throw new IllegalArgumentException(
+                        "--adapter " + adapter + ": expected NAME=DIR, each name once and not "
+                                + CausalLm.BASE);
             }
         }
         return named;

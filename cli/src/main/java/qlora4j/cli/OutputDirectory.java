@@ -34,7 +34,8 @@ record OutputDirectory(Path path) {
             }
         } else if (!there.isEmpty()) {
             throw new IllegalArgumentException("--output " + path + ": an earlier run left "
-                    + there.getFirst().getFileName() + " there; give another directory, --resume to go on with that run,"
+                    + there.getFirst().getFileName()
+                    + " there; give another directory, --resume to go on with that run,"
                     + " or --overwrite-output-dir to delete it");
         }
     }

@@ -70,7 +70,8 @@ abstract sealed class Progress implements SftTrainer.Listener, AutoCloseable {
                 double perStep = (System.nanoTime() - start) / 1e9 / (r.step() - first);
                 Duration left = Duration.ofSeconds(Math.round(perStep * (total - r.step())));
                 line(String.format(Locale.ROOT, "step %d/%d  loss %.4f  grad norm %.4f  lr %.3g  %.1f tokens/s  ETA %s",
-                        r.step(), total, lossSum / steps, r.gradNorm(), r.learningRate(), tokensPerSecond, clock(left)));
+                        r.step(), total, lossSum / steps, r.gradNorm(), r.learningRate(), tokensPerSecond,
+                        clock(left)));
                 lossSum = 0;
                 steps = 0;
             }

@@ -131,7 +131,8 @@ final class TrainOptions {
         }
         Schedule shape = Schedule.named(schedule);
         if (shape == Schedule.CONSTANT && warmupRatio > 0) {
-            Warnings.print("--warmup-ratio has no effect with --lr-scheduler-type constant; constant_with_warmup has it");
+            Warnings.print(
+                    "--warmup-ratio has no effect with --lr-scheduler-type constant; constant_with_warmup has it");
         }
         return new TrainSettings(maxSteps, epochs, batch, accumulation, maxLength, learningRate, shape, warmupRatio,
                 maxGradNorm, new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, 1), Residency.parse(resident),

@@ -1,0 +1,107 @@
+package qlora4j.cli;
+
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Arrays;
+import java.util.EnumMap;
+import java.util.Locale;
+import java.util.Map;
+import java.util.concurrent.Callable;
+import picocli.CommandLine.Command;
+import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Parameters;
+import picocli.CommandLine.Spec;
+import qlora4j.blockwise.Bnb4bit;
+import qlora4j.blockwise.QuantizedTensor;
+import qlora4j.lora.LoraConfig;
+import qlora4j.lora.PeftAdapter;
+import qlora4j.safetensors.SafetensorsModel;
+import qlora4j.safetensors.SafetensorsView;
+import qlora4j.safetensors.TensorInfo;
+import qlora4j.tensor.DType;
+
+/** {@code qlora inspect}: what a checkpoint holds. Only headers and 4-bit constants are read. */
+@Command(name = "inspect", description = {
+        "Says what a model directory, an adapter directory, or a safetensors file or index holds:",
+        "its tensors, their sum by type, its 4-bit layers, its metadata."})
+final class Inspect implements Callable<Integer> {
+    private static final double MB = 1e6;
+
+    @Spec
+    private CommandSpec spec;
+
+    @Parameters(paramLabel = "DIR|FILE", description = "What to look into.")
+    private Path path;
+
+    private PrintWriter out;
+
+    /** Tensors of a type. */
+    private record Sum(int tensors, long elements, long bytes) {
+        Sum plus(TensorInfo t) {
+            return new Sum(tensors + 1, elements + t.elements(), bytes + t.bytes());
+        }
+    }
+
+    @Override
+    public Integer call() throws IOException {
+        out = spec.commandLine().getOut();
+        boolean adapter = Files.exists(path.resolve(PeftAdapter.CONFIG));
+        if (adapter) {
+            adapterConfig();
+        }
+        String stem = adapter ? PeftAdapter.WEIGHTS.substring(0, PeftAdapter.WEIGHTS.indexOf('.'))
+                : SafetensorsModel.DEFAULT_STEM;
+        try (SafetensorsModel view = SafetensorsModel.open(path, stem)) {
+            tensors(view);
+            quantized(view);
+            view.metadata().forEach((k, v) -> out.println("metadata: " + k + " = " + v));
+        }
+        return 0;
+    }
+
+    private void adapterConfig() throws IOException {
+        try (PeftAdapter adapter = PeftAdapter.open(path)) {
+            LoraConfig c = adapter.config();
+            out.println("LoRA adapter: r " + c.rank() + ", alpha " + c.alpha() + ", dropout " + c.dropout()
+                    + ", targets " + String.join(",", c.targetModules())
+                    + (c.baseModelName() == null ? "" : ", base model " + c.baseModelName()));
+        }
+    }
+
+    private void tensors(SafetensorsView view) {
+        int width = view.names().stream().mapToInt(String::length).max().orElse(1);
+        Map<DType, Sum> sums = new EnumMap<>(DType.class);
+        for (String name : view.names()) {
+            TensorInfo t = view.info(name);
+            out.printf(Locale.ROOT, "%-" + width + "s  %-8s %-16s %,d bytes%n", name, t.dtype(),
+                    Arrays.toString(t.shape()).replace(" ", ""), t.bytes());
+            sums.merge(t.dtype(), new Sum(0, 0, 0).plus(t), (sum, _) -> sum.plus(t));
+        }
+        sums.forEach((type, sum) -> out.printf(Locale.ROOT, "%s: %,d tensors, %,d elements, %.1f MB%n", type,
+                sum.tensors, sum.elements, sum.bytes / MB));
+        out.printf(Locale.ROOT, "together: %,d tensors, %.1f MB%n", view.names().size(),
+                sums.values().stream().mapToLong(Sum::bytes).sum() / MB);
+    }
+
+    private void quantized(SafetensorsView view) throws IOException {
+        int layers = 0;
+        long parameters = 0;
+        long bytes = 0;
+        for (String name : view.names()) {
+            if (!Bnb4bit.contains(view, name)) {
+                continue;
+            }
+            QuantizedTensor w = Bnb4bit.read(view, name);
+            out.printf(Locale.ROOT, "4-bit: %s  %s, %.3f bits/param%n", name, w, w.bitsPerParameter());
+            layers++;
+            parameters += w.size();
+            bytes += w.bytes();
+        }
+        if (layers > 0) {
+            out.printf(Locale.ROOT, "4-bit together: %,d layers, %,d parameters, %.3f bits/param%n", layers, parameters,
+                    8.0 * bytes / parameters);
+        }
+    }
+}
