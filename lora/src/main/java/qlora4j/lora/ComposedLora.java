@@ -18,7 +18,7 @@ abstract class ComposedLora implements LoraKernels {
     /** {@code dBias[j] += Σᵢ dy[i, j]}. */
     abstract void sumRows(Tensor dy, Tensor dBias);
 
-    /** One adapter's product over consecutive rows. */
+    /** What is done over consecutive rows with one adapter; {@code pair} is null where they have none. */
     private interface Run {
         void over(LoraPair pair, int from, int to);
     }
@@ -27,9 +27,8 @@ abstract class ComposedLora implements LoraKernels {
     private static void eachRun(Linear.Call call, int rows, Run run) {
         Tensor ofRow = call.adapters().ofRow();
         if (ofRow == null) {
-            LoraPair pair = call.single();
-            if (pair != null && rows > 0) {
-                run.over(pair, 0, rows);
+            if (rows > 0) {
+                run.over(call.single(), 0, rows);
             }
             return;
         }
@@ -40,9 +39,7 @@ abstract class ComposedLora implements LoraKernels {
             while (to < rows && (int) ofRow.get(to) == slot) {
                 to++;
             }
-            if (call.pair(slot) != null) {
-                run.over(call.pair(slot), from, to);
-            }
+            run.over(call.pair(slot), from, to);
             from = to;
         }
     }
@@ -63,6 +60,9 @@ abstract class ComposedLora implements LoraKernels {
         }
         Tensor xd = droppedInput(call, x, dropped);
         eachRun(call, x.rows(), (pair, from, to) -> {
+            if (pair == null) {
+                return;
+            }
             Tensor ur = part(u, pair, from, to);
             Matmul.nt(s, xd.rows(from, to), pair.a(), 1, ur, false);
             Matmul.nt(s, ur, pair.b(), (float) pair.scale(), y.rows(from, to), true);
@@ -86,6 +86,12 @@ abstract class ComposedLora implements LoraKernels {
         }
         Tensor xd = droppedInput(call, x, dropped);
         eachRun(call, x.rows(), (pair, from, to) -> {
+            if (pair == null) {
+                if (dropped != null) {
+                    s.zero(dropped.rows(from, to));
+                }
+                return;
+            }
             Tensor dyr = dy.rows(from, to);
             Tensor dur = part(du, pair, from, to);
             Matmul.nn(s, dyr, pair.b(), (float) pair.scale(), dur, false);
