@@ -58,7 +58,8 @@ public interface BlockwiseKernels {
     /**
      * The product of a linear layer, {@code y[m, o] = sum over i of x[m, i] * W[o, i]}, with W dequantized and rounded
      * to the type of {@code x}. Error of an element: at most {@code in * eps32 * sum |x * W|} before rounding to the
-     * type of {@code y}.
+     * type of {@code y}. Where a block's constant is not finite, y is not finite either; whether it is an infinity or
+     * a NaN depends on the order of the operations.
      *
      * @param x {@code [M, in]} (leading dimensions are flattened)
      * @param w {@code [out, in]}

@@ -20,10 +20,10 @@ import qlora4j.tensor.VectorMatmul;
  * is multiplied with. Within a word the codebook's values are summed before the block's constant is applied.
  */
 final class FewRows {
-    /** Up to this many rows of x this is faster than panels. */
-    static final int MAX = 4;
-
     private static final int L = Lanes.L;
+    /** Up to this many rows of x this is faster than panels; at four lanes looking up a code costs more. */
+    static final int MAX = L == 4 ? 2 : 4;
+
     private static final int WORD = 8;
     private static final int ROWS_PER_TASK = 64;
     /** Rows of W that share a pass over x. */
@@ -158,6 +158,7 @@ final class FewRows {
         int[] words = scratch.words;
         int[] scales = scratch.scales;
         IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, Integer.numberOfTrailingZeros(perBlock));
+        IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
         for (int t = 0; t < plane; t += L) {
             IntVector w0 = IntVector.fromArray(Lanes.I, words, t);
@@ -167,10 +168,10 @@ final class FewRows {
             FloatVector d0 = FloatVector.zero(Lanes.F), d1 = d0, d2 = d0, d3 = d0;
             for (int q = 0; q < WORD; q++) {
                 FloatVector v = FloatVector.fromArray(Lanes.F, xs, x + q * plane + t);
-                d0 = codec.values(LaneCodec.nibble(w0, q)).fma(v, d0);
-                d1 = codec.values(LaneCodec.nibble(w1, q)).fma(v, d1);
-                d2 = codec.values(LaneCodec.nibble(w2, q)).fma(v, d2);
-                d3 = codec.values(LaneCodec.nibble(w3, q)).fma(v, d3);
+                d0 = LaneCodec.values(LaneCodec.nibble(w0, q), t0, t1, t2, t3).fma(v, d0);
+                d1 = LaneCodec.values(LaneCodec.nibble(w1, q), t0, t1, t2, t3).fma(v, d1);
+                d2 = LaneCodec.values(LaneCodec.nibble(w2, q), t0, t1, t2, t3).fma(v, d2);
+                d3 = LaneCodec.values(LaneCodec.nibble(w3, q), t0, t1, t2, t3).fma(v, d3);
             }
             int block = t / perBlock;
             s0 = d0.fma(scale(spread, scales, block), s0);

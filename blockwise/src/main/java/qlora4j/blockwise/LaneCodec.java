@@ -72,6 +72,8 @@ final class LaneCodec {
     /** The codes of normalized numbers, see {@link Codebook#code}. */
     void encode(float[] x, int n, int[] codes) {
         boolean signMagnitude = codebook.signMagnitude();
+        IntVector t0 = table(codesByRank, 0), t1 = table(codesByRank, 1);
+        IntVector t2 = table(codesByRank, 2), t3 = table(codesByRank, 3);
         int i = 0;
         for (; i <= n - L; i += L) {
             FloatVector v = FloatVector.fromArray(Lanes.F, x, i);
@@ -83,7 +85,7 @@ final class LaneCodec {
             IntVector code = rank;
             if (signMagnitude) {
                 VectorMask<Integer> negative = v.compare(VectorOperators.LT, 0f).cast(Lanes.I);
-                code = lookup(rank, codesByRank).lanewise(VectorOperators.OR, SIGN_BIT, negative);
+                code = lookup(rank, t0, t1, t2, t3).lanewise(VectorOperators.OR, SIGN_BIT, negative);
             }
             code.intoArray(codes, i);
         }
@@ -111,9 +113,10 @@ final class LaneCodec {
      * @param scale the block's constant
      */
     void decode(MemorySegment packed, long first, int n, float scale, float[] target, int at) {
+        IntVector t0 = table(0), t1 = table(1), t2 = table(2), t3 = table(3);
         int i = 0;
         for (; i <= n - L; i += L) {
-            values(nibbles(packed, (first + i) / 2)).mul(scale).intoArray(target, at + i);
+            values(nibbles(packed, (first + i) / 2), t0, t1, t2, t3).mul(scale).intoArray(target, at + i);
         }
         for (; i < n; i++) {
             target[at + i] = value(packed, first + i) * scale;
@@ -125,7 +128,7 @@ final class LaneCodec {
         return codebook.value(Nibbles.code(packed.get(Elements.BYTE, element / 2), element));
     }
 
-    /** The codes of {@code L} elements whose pairs start at byte {@code offset}. */
+    /** The codes of {@code L} elements whose pairs start at byte {@code offset}, in the low four bits. */
     static IntVector nibbles(MemorySegment packed, long offset) {
         IntVector words = switch (L) {
             case 4 -> IntVector.broadcast(Lanes.I, packed.get(Elements.SHORT, offset));
@@ -133,12 +136,12 @@ final class LaneCodec {
             default -> IntVector.broadcast(Lanes.I, packed.get(Elements.INT, offset)).blend(
                     packed.get(Elements.INT, offset + 4), Lanes.I.indexInRange(0, 8).not());
         };
-        return words.lanewise(VectorOperators.LSHR, IntVector.fromArray(Lanes.I, SHIFTS, 0)).and(0xf);
+        return words.lanewise(VectorOperators.LSHR, IntVector.fromArray(Lanes.I, SHIFTS, 0));
     }
 
-    /** Nibble {@code q} of each word, 0 the lowest. */
+    /** Nibble {@code q} of each word, 0 the lowest, in the low four bits. */
     static IntVector nibble(IntVector words, int q) {
-        return words.lanewise(VectorOperators.LSHR, 4 * q).and(0xf);
+        return words.lanewise(VectorOperators.LSHR, 4 * q);
     }
 
     /** Rounds floats to the values of a 16-bit type, in place; for other types nothing. */
@@ -160,24 +163,32 @@ final class LaneCodec {
         return rounded.blend(v, v.test(VectorOperators.IS_NAN));
     }
 
-    /** The values of codes. */
-    FloatVector values(IntVector codes) {
-        return lookup(codes, valueBits).reinterpretAsFloats();
+    /**
+     * A quarter of the codebook's values as integers, to be looked up with {@link #values}; loaded once before a loop.
+     * At 8 lanes quarters 0 and 1 are its halves, at 16 quarter 0 is all of it.
+     */
+    IntVector table(int quarter) {
+        return table(valueBits, quarter);
     }
 
-    /** Entry {@code indices[lane]} of a table of 16. */
-    private static IntVector lookup(IntVector indices, int[] table) {
+    private static IntVector table(int[] entries, int quarter) {
+        return IntVector.fromArray(Lanes.I, entries, quarter * L % entries.length);
+    }
+
+    /** The values of the codes in the low four bits of each lane; what stands above is ignored. */
+    static FloatVector values(IntVector codes, IntVector t0, IntVector t1, IntVector t2, IntVector t3) {
+        return lookup(codes, t0, t1, t2, t3).reinterpretAsFloats();
+    }
+
+    /** Selecting wraps indices at the tables' length, so higher bits need no mask. */
+    private static IntVector lookup(IntVector indices, IntVector t0, IntVector t1, IntVector t2, IntVector t3) {
         if (L == 16) {
-            return indices.selectFrom(IntVector.fromArray(Lanes.I, table, 0));
+            return indices.selectFrom(t0);
         }
         if (L == 8) {
-            return indices.selectFrom(IntVector.fromArray(Lanes.I, table, 0),
-                    IntVector.fromArray(Lanes.I, table, 8));
+            return indices.selectFrom(t0, t1);
         }
-        IntVector low = indices.and(7).selectFrom(IntVector.fromArray(Lanes.I, table, 0),
-                IntVector.fromArray(Lanes.I, table, 4));
-        IntVector high = indices.and(7).selectFrom(IntVector.fromArray(Lanes.I, table, 8),
-                IntVector.fromArray(Lanes.I, table, 12));
-        return low.blend(high, indices.compare(VectorOperators.GE, 8));
+        return indices.selectFrom(t0, t1).blend(indices.selectFrom(t2, t3),
+                indices.and(8).compare(VectorOperators.NE, 0));
     }
 }

@@ -3,6 +3,7 @@ package qlora4j.blockwise;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.VectorOperators;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Lanes;
 import qlora4j.tensor.VectorGemm;
@@ -96,6 +97,7 @@ final class WeightPanels {
         int[] words = scratch.words[worker];
         float[] scale = scratch.rows[worker];
         int run = Math.min(blocksize, pc);
+        IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         for (int j = 0; j < jc; j += L) {
             for (int lane = 0; lane < L; lane++) {
                 // Lanes beyond the last row deliver it again; nobody reads those columns.
@@ -111,7 +113,7 @@ final class WeightPanels {
                 FloatVector s = FloatVector.fromArray(Lanes.F, scale, b * L);
                 int end = Math.min(pc, (b + 1) * run);
                 for (int p = b * run; p < end; p += WORD) {
-                    expand(IntVector.fromArray(Lanes.I, words, p / WORD * L), s, panel, p * ld + j, ld);
+                    expand(IntVector.fromArray(Lanes.I, words, p / WORD * L), s, t0, t1, t2, t3, panel, p * ld + j, ld);
                 }
             }
         }
@@ -120,15 +122,21 @@ final class WeightPanels {
         }
     }
 
-    /** Writes the eight columns of one word of each lane; the first code of a pair is in the high nibble. */
-    private void expand(IntVector word, FloatVector scale, float[] panel, int at, int ld) {
-        codec.values(LaneCodec.nibble(word, 1)).mul(scale).intoArray(panel, at);
-        codec.values(LaneCodec.nibble(word, 0)).mul(scale).intoArray(panel, at + ld);
-        codec.values(LaneCodec.nibble(word, 3)).mul(scale).intoArray(panel, at + 2 * ld);
-        codec.values(LaneCodec.nibble(word, 2)).mul(scale).intoArray(panel, at + 3 * ld);
-        codec.values(LaneCodec.nibble(word, 5)).mul(scale).intoArray(panel, at + 4 * ld);
-        codec.values(LaneCodec.nibble(word, 4)).mul(scale).intoArray(panel, at + 5 * ld);
-        codec.values(LaneCodec.nibble(word, 7)).mul(scale).intoArray(panel, at + 6 * ld);
-        codec.values(LaneCodec.nibble(word, 6)).mul(scale).intoArray(panel, at + 7 * ld);
+    /**
+     * Writes the eight columns of one word of each lane; the first code of a pair is in the high nibble. It is a loop
+     * over pairs because eight nibbles written out are more than the compiler inlines at every width.
+     */
+    private static void expand(IntVector word, FloatVector scale, IntVector t0, IntVector t1, IntVector t2,
+            IntVector t3, float[] panel, int at, int ld) {
+        IntVector rest = word;
+        for (int p = 0, to = at; p < WORD; p += 2, to += 2 * ld) {
+            value(rest, 1, t0, t1, t2, t3).mul(scale).intoArray(panel, to);
+            value(rest, 0, t0, t1, t2, t3).mul(scale).intoArray(panel, to + ld);
+            rest = rest.lanewise(VectorOperators.LSHR, 8);
+        }
+    }
+
+    private static FloatVector value(IntVector word, int q, IntVector t0, IntVector t1, IntVector t2, IntVector t3) {
+        return LaneCodec.values(LaneCodec.nibble(word, q), t0, t1, t2, t3);
     }
 }
