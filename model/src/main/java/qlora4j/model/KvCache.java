@@ -58,13 +58,15 @@ public final class KvCache implements AutoCloseable {
         return length[sequence];
     }
 
-    /** Makes room for {@code rows} new tokens of each sequence; an error when it would overflow. */
+    /** Makes room for {@code rows} new tokens of each sequence; an error, and no change, when it would overflow. */
     void grow(int[] rows) {
         for (int i = 0; i < length.length; i++) {
             if (length[i] + rows[i] > capacity) {
                 throw new IllegalStateException("sequence " + i + " has " + length[i] + " tokens; " + rows[i]
                         + " more exceed the cache's " + capacity);
             }
+        }
+        for (int i = 0; i < length.length; i++) {
             length[i] += rows[i];
         }
         backend.upload(Tensor.of(length, length.length), lengths);
