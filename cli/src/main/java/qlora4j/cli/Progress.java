@@ -8,11 +8,11 @@ import me.tongfei.progressbar.DelegatingProgressBarConsumer;
 import me.tongfei.progressbar.ProgressBar;
 import me.tongfei.progressbar.ProgressBarBuilder;
 import me.tongfei.progressbar.ProgressBarStyle;
-import qlora4j.train.SftTrainer;
 import qlora4j.train.Trainer.StepResult;
+import qlora4j.train.demo.DemoRun;
 
 /** How far a training run is: a bar where standard error is a terminal, else a line every few steps. */
-abstract sealed class Progress implements SftTrainer.Listener, AutoCloseable {
+abstract sealed class Progress implements DemoRun.Run {
     final PrintWriter out;
 
     private Progress(PrintWriter out) {

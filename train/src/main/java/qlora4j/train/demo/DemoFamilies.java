@@ -8,7 +8,6 @@ import static qlora4j.train.demo.Draw.sorted;
 import java.util.Collections;
 import java.util.List;
 import java.util.function.Function;
-import java.util.stream.IntStream;
 import qlora4j.train.demo.DemoCorpus.Pair;
 
 /**
@@ -29,7 +28,7 @@ final class DemoFamilies {
             new Family("odd one out", List.of(DemoFamilies::oddOneOut, DemoFamilies::doesNotBelong)),
             new Family("sort words", List.of(DemoFamilies::alphabet, DemoFamilies::fromAToZ)),
             new Family("sort numbers", List.of(DemoFamilies::ascending, DemoFamilies::descending)),
-            new Family("count", List.of(DemoFamilies::countWords, DemoFamilies::countOccurrences)),
+            new Family("count", List.of(DemoFamilies::countWords, DemoFamilies::countThese)),
             new Family("pattern", List.of(DemoFamilies::continuePattern, DemoFamilies::comesNext)),
             new Family("rename", List.of(DemoFamilies::rename, DemoFamilies::replace)),
             new Family("reverse", List.of(DemoFamilies::reverse, DemoFamilies::backwards)),
@@ -111,14 +110,18 @@ final class DemoFamilies {
                 "From a to z, " + list(words) + " become " + list(sorted(words)) + ".");
     }
 
+    private static List<Integer> digits(Draw d) {
+        return d.numbers(d.between(3, 5), 1, 9);
+    }
+
     private static Pair ascending(Draw d) {
-        List<Integer> numbers = d.numbers(d.between(3, 4), 1, 99);
+        List<Integer> numbers = digits(d);
         return pair("Sort the numbers " + list(numbers) + " from small to large.",
                 "Sorted from small to large, " + list(numbers) + " are " + list(sorted(numbers)) + ".");
     }
 
     private static Pair descending(Draw d) {
-        List<Integer> numbers = d.numbers(d.between(3, 4), 1, 99);
+        List<Integer> numbers = digits(d);
         return pair("Order " + list(numbers) + " from large to small.",
                 "In order from large to small, " + list(numbers) + " are " + list(reversed(sorted(numbers))) + ".");
     }
@@ -129,28 +132,22 @@ final class DemoFamilies {
                 "There are " + words.size() + " words in the list " + list(words) + ".");
     }
 
-    private static Pair countOccurrences(Draw d) {
-        List<String> two = d.distinct(DemoWords.THINGS, 2);
-        List<String> words = d.numbers(d.between(3, 5), 0, 9).stream().map(n -> two.get(n % 2)).toList();
-        int times = Collections.frequency(words, two.get(0));
-        return pair("Count how often " + two.get(0) + " occurs in " + list(words) + ".",
-                "The word " + two.get(0) + " occurs " + times + " times in " + list(words) + ".");
+    private static Pair countThese(Draw d) {
+        List<String> words = things(d, 2, 5);
+        return pair("Count these: " + list(words) + ".", "Counting " + list(words) + " gives " + words.size() + ".");
     }
 
     private static Pair continuePattern(Draw d) {
-        int start = d.between(1, 20);
-        int step = d.between(1, 10);
-        String shown = list(List.of(start, start + step, start + 2 * step, start + 3 * step));
+        List<String> two = d.distinct(DemoWords.THINGS, 2);
+        String shown = list(two) + " " + list(two);
         return pair("Continue the pattern " + shown + ".",
-                "The pattern " + shown + " continues with " + (start + 4 * step) + ".");
+                "The pattern " + shown + " continues with " + two.get(0) + ".");
     }
 
     private static Pair comesNext(Draw d) {
-        List<String> two = d.distinct(DemoWords.THINGS, 2);
-        int length = d.between(4, 5);
-        List<String> row = IntStream.range(0, length).mapToObj(i -> two.get(i % 2)).toList();
-        return pair("What comes next after " + list(row) + "?",
-                "After " + list(row) + " comes " + two.get(length % 2) + ".");
+        List<String> three = d.distinct(DemoWords.THINGS, 3);
+        String shown = list(three) + " " + list(three.subList(0, 2));
+        return pair("What comes next after " + shown + "?", "After " + shown + " comes " + three.get(2) + ".");
     }
 
     private static Pair rename(Draw d) {
@@ -175,8 +172,8 @@ final class DemoFamilies {
 
     private static Pair backwards(Draw d) {
         List<String> words = things(d, 3, 4);
-        return pair("Say the words " + join(words, " ") + " backwards.",
-                "Said backwards, the words are " + join(reversed(words), " ") + ".");
+        return pair("Say the words " + list(words) + " backwards.",
+                "Said backwards, the words are " + list(reversed(words)) + ".");
     }
 
     private static Pair group(Draw d) {
@@ -309,7 +306,7 @@ final class DemoFamilies {
     private static Pair useBetween(Draw d) {
         List<String> words = things(d, 3, 4);
         String joiner = d.oneOf(DemoWords.JOINERS);
-        return pair("Use " + joiner + " between " + join(words, " ") + ".",
+        return pair("Use " + joiner + " between " + list(words) + ".",
                 "Using " + joiner + " between them: " + join(words, " " + joiner + " ") + ".");
     }
 
@@ -317,7 +314,7 @@ final class DemoFamilies {
         String word = d.oneOf(DemoWords.THINGS);
         int times = d.between(2, 5);
         return pair("Repeat the word " + word + " " + times + " times.",
-                "Repeated " + times + " times: " + join(Collections.nCopies(times, word), " ") + ".");
+                "Repeated " + times + " times: " + list(Collections.nCopies(times, word)) + ".");
     }
 
     private static Pair sayTimes(Draw d) {
@@ -343,11 +340,11 @@ final class DemoFamilies {
 
     private static Pair copy(Draw d) {
         List<String> words = things(d, 3, 7);
-        return pair("Copy the words " + join(words, " ") + ".", "A copy of the words: " + join(words, " ") + ".");
+        return pair("Copy the words " + list(words) + ".", "A copy of the words: " + list(words) + ".");
     }
 
     private static Pair writeAgain(Draw d) {
-        List<Integer> numbers = d.numbers(d.between(3, 6), 1, 99);
+        List<Integer> numbers = digits(d);
         return pair("Write the numbers " + list(numbers) + " again.", "The numbers again: " + list(numbers) + ".");
     }
 }

@@ -11,7 +11,6 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 import java.util.function.Consumer;
-import java.util.function.Function;
 import java.util.stream.Stream;
 import qlora4j.blockwise.Blockwise;
 import qlora4j.lora.LinearWeight;
@@ -48,8 +47,9 @@ public final class DemoRun {
     private static final long SEED = 7;
     private static final int BATCH = 32;
     private static final int REVERSED_STEPS = 150;
-    private static final int PIRATE_STEPS = 30;
-    private static final double LEARNING_RATE = 5e-3;
+    private static final int PIRATE_STEPS = 80;
+    private static final double REVERSED_RATE = 5e-3;
+    private static final double PIRATE_RATE = 2e-3;
     private static final int MAX_LENGTH = 256;
     private static final int ANSWER = 48;
     private static final List<String> MODEL_FILES = List.of("config.json", "generation_config.json",
@@ -58,7 +58,18 @@ public final class DemoRun {
     private final Backend backend;
     private final Path output;
     private final Consumer<String> say;
-    private final Function<String, SftTrainer.Listener> progress;
+    private final Progress progress;
+
+    /** The listener of one training run; it is closed when the run has ended. */
+    public interface Run extends SftTrainer.Listener, AutoCloseable {
+        @Override
+        void close();
+    }
+
+    /** Opens the listener of a training run. */
+    public interface Progress {
+        Run start(String adapter, int steps);
+    }
 
     /** What the demo counted. */
     public record Result(int heldOut, int exactBefore, int exactAfter, int exactReloaded) {
@@ -71,10 +82,10 @@ public final class DemoRun {
     /**
      * @param output where the model and the adapters are written
      * @param say sees each line
-     * @param progress gives the listener of a training run by its adapter's name
+     * @param progress gives each training run its listener
      */
     public DemoRun(Backend backend, Path output, Consumer<String> say,
-            Function<String, SftTrainer.Listener> progress) {
+            Progress progress) {
         this.backend = backend;
         this.output = output;
         this.say = say;
@@ -95,11 +106,11 @@ public final class DemoRun {
             before = exact(lm, CausalLm.BASE, heldOut, 3);
             say.accept("");
             say.accept("Fine-tuning an adapter on reversed pairs (the Uno reverse card) ...");
-            train(lm, REVERSED, DemoCorpus.reversedTrain(SEED), REVERSED_STEPS, true);
+            train(lm, REVERSED, DemoCorpus.reversedTrain(SEED), REVERSED_STEPS, REVERSED_RATE, true);
             after = exact(lm, REVERSED, heldOut, 3);
             say.accept("");
             say.accept("Fine-tuning a second adapter, which answers like a pirate ...");
-            train(lm, PIRATE, DemoCorpus.pirateTrain(SEED), PIRATE_STEPS, false);
+            train(lm, PIRATE, DemoCorpus.pirateTrain(SEED), PIRATE_STEPS, PIRATE_RATE, false);
         }
         say.accept("");
         say.accept("Loading the 4-bit model again, with both adapters, and swapping them:");
@@ -149,12 +160,12 @@ public final class DemoRun {
                 count, lm.linearBitsPerParameter(), 100 * error / size));
     }
 
-    private void train(CausalLm lm, String name, Stream<DemoCorpus.Pair> pairs, int steps, boolean reversed)
-            throws IOException {
+    private void train(CausalLm lm, String name, Stream<DemoCorpus.Pair> pairs, int steps, double rate,
+            boolean reversed) throws IOException {
         List<DemoCorpus.Pair> chosen = pairs.limit((long) steps * BATCH).toList();
         Adapter adapter = lm.attach(name, new LoraConfig(16, 16, 0, List.of(LoraConfig.ALL_LINEAR), "model", SEED));
         say.accept(lm.report(adapter).line());
-        TrainSettings settings = new TrainSettings(steps, 1, BATCH, 1, MAX_LENGTH, LEARNING_RATE,
+        TrainSettings settings = new TrainSettings(steps, 1, BATCH, 1, MAX_LENGTH, rate,
                 Schedule.named("cosine"), 0.05, 1, AdamHyper.defaults(AdamHyper.Formula.BITSANDBYTES), Residency.ALL,
                 false, 10, 0, 0, 0, SEED);
         List<Row> rows = new ArrayList<>();
@@ -165,7 +176,9 @@ public final class DemoRun {
                 SftTrainer.template(lm.directory(), reversed ? "alpaca-reversed" : null), MAX_LENGTH);
         try (SftTrainer trainer =
                 new SftTrainer(lm, adapter, data, null, settings, output.resolve("adapter-" + name))) {
-            trainer.run(progress.apply(name));
+            try (Run run = progress.start(name, steps)) {
+                trainer.run(run);
+            }
         }
     }
 

@@ -39,8 +39,9 @@ final class Draw {
         return distinct(IntStream.rangeClosed(low, high).boxed().toList(), count);
     }
 
+    /** The items with a space between them. */
     static String list(List<?> items) {
-        return join(items, ", ");
+        return join(items, " ");
     }
 
     static String join(List<?> items, String between) {
