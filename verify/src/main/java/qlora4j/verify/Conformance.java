@@ -87,6 +87,22 @@ public final class Conformance {
         String name = folder.getFileName().toString();
         if (ModelChecks.describes(folder)) {
             ModelChecks.run(session, name, folder);
+        } else if (TemplateChecks.describes(folder)) {
+            TemplateChecks.run(session, name, folder);
+        } else if (TokenizerChecks.describes(folder)) {
+            TokenizerChecks.run(session, name, folder);
+        } else if (RealModelChecks.describes(folder)) {
+            realModel(session, options, name, folder);
+        }
+    }
+
+    private static void realModel(Session session, Options options, String name, Path folder) throws IOException {
+        if (options.model() == null) {
+            session.report().notRun(name, "needs --model");
+        } else if (options.backend().name().equals(Backend.SCALAR)) {
+            session.report().notRun(name, "needs a backend other than scalar, which would take hours");
+        } else {
+            RealModelChecks.run(session, name, folder, options.model());
         }
     }
 }

@@ -202,8 +202,8 @@ final class FourBitChecks {
         }
         boolean tail = c.input.size() % 2 == 0
                 || ((int) ours.get(ours.size() - 1) & 0xf) == ((int) theirs.get(ours.size() - 1) & 0xf);
-        return new Outcome(tail, c.input.size() + " equal but " + ties
-                + " ties of an approximate reciprocal (documented)", same.limit());
+        return new Outcome(tail, c.input.size() - ties + " equal, " + ties
+                + " ties of an approximate reciprocal (documented divergence)", same.limit());
     }
 
     /** Checks what is documented instead of the record: exact absmax, nearest value, the code of 0 and +0 for zeros. */

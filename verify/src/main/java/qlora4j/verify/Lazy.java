@@ -1,6 +1,7 @@
 package qlora4j.verify;
 
 import java.io.IOException;
+import java.util.function.Consumer;
 
 /** A result that several checks share, computed when the first of them asks. One that failed is tried again. */
 final class Lazy<T> {
@@ -21,5 +22,12 @@ final class Lazy<T> {
             value = source.get();
         }
         return value;
+    }
+
+    /** Hands the result on where there is one. */
+    void ifComputed(Consumer<T> action) {
+        if (value != null) {
+            action.accept(value);
+        }
     }
 }
