@@ -6,7 +6,10 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
+import java.util.TreeSet;
 import java.util.stream.Stream;
+import qlora4j.lora.Linear.Adapters;
 import qlora4j.lora.PeftAdapter;
 import qlora4j.model.Adapter;
 import qlora4j.model.Decoder;
@@ -80,6 +83,17 @@ final class AdapterChecks {
                 : "rank and alpha patterns";
     }
 
+    /** The kinds of adapters in a directory that this version lacks. */
+    static Set<String> unsupportedVariants(Path directory) throws IOException {
+        Set<String> lacking = new TreeSet<>();
+        for (String variant : variants(directory)) {
+            if (!unsupported(directory.resolve(variant + INIT)).isEmpty()) {
+                lacking.add(variant);
+            }
+        }
+        return lacking;
+    }
+
     void all(List<String> keys) throws IOException {
         String missing = unsupported(directory.resolve(variant + INIT));
         for (String key : keys) {
@@ -107,14 +121,23 @@ final class AdapterChecks {
         }
     }
 
+    /** The names of the checks of numbers by step. */
+    static String firstStep(String name) {
+        return name + " at step 1";
+    }
+
+    static String laterSteps(String name, long steps) {
+        return name + " at steps 2 to " + steps;
+    }
+
     /** Two checks of numbers by step: the first step's, and the largest difference of the others. */
     static void steps(Session session, String name, Lazy.Source<Tensor> ours, Tensor expected, boolean relative,
             double first, double later) {
         int n = Math.toIntExact(expected.size());
-        session.report().check(name + " at step 1", () -> Outcome.atMost(
+        session.report().check(firstStep(name), () -> Outcome.atMost(
                 largest(ours.get(), expected, relative, 0, 1), first));
         if (n > 1) {
-            session.report().check(name + " at steps 2 to " + n, () -> Outcome.atMost(
+            session.report().check(laterSteps(name, n), () -> Outcome.atMost(
                     largest(ours.get(), expected, relative, 1, n), later));
         }
     }
@@ -150,7 +173,7 @@ final class AdapterChecks {
         try (PeftAdapter adapter = PeftAdapter.open(directory.resolve(variant + TRAINED))) {
             Decoder decoder = new Decoder(config, session.backend(), DType.F32,
                     new MergedWeights(base, adapter, session.backend()));
-            return logits(new Runs(session, decoder).logits(batch.batch(), qlora4j.lora.Linear.Adapters.NONE),
+            return logits(new Runs(session, decoder).logits(batch.batch(), Adapters.NONE),
                     expected);
         }
     }

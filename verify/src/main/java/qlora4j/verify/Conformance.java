@@ -11,6 +11,8 @@ import qlora4j.tensor.Stream;
 
 /** Runs a conformance bundle: a folder of recorded inputs and results of other implementations. */
 public final class Conformance {
+    private static final String ENDING = ".safetensors";
+
     private Conformance() {
     }
 
@@ -53,6 +55,11 @@ public final class Conformance {
         if (!Files.isDirectory(options.bundle())) {
             throw new IOException(options.bundle() + ": there is no such folder; give a conformance bundle");
         }
+        if (options.selfTest()) {
+            Summary summary = SelfTest.run(options, out);
+            out.accept(summary.toString());
+            return summary;
+        }
         Report report = new Report(out, _ -> true);
         try (Stream stream = options.backend().openStream()) {
             run(new Session(options.backend(), stream, report), options);
@@ -61,19 +68,20 @@ public final class Conformance {
         return report.summary();
     }
 
-    private static void run(Session session, Options options) throws IOException {
+    /** Runs what a bundle holds. */
+    static void run(Session session, Options options) throws IOException {
         Path bundle = options.bundle();
         for (QuantType type : QuantType.values()) {
-            Path file = bundle.resolve(type + ".safetensors");
+            Path file = bundle.resolve(type + ENDING);
             if (Files.exists(file)) {
                 FourBitChecks.run(session, file, type);
             }
         }
-        if (Files.exists(bundle.resolve("blockwise8.safetensors"))) {
-            EightBitChecks.run(session, bundle.resolve("blockwise8.safetensors"));
+        if (Files.exists(bundle.resolve(EightBitChecks.FILE + ENDING))) {
+            EightBitChecks.run(session, bundle.resolve(EightBitChecks.FILE + ENDING));
         }
-        if (Files.exists(bundle.resolve("optim.safetensors"))) {
-            OptimizerChecks.run(session, bundle.resolve("optim.safetensors"));
+        if (Files.exists(bundle.resolve(OptimizerChecks.FILE + ENDING))) {
+            OptimizerChecks.run(session, bundle.resolve(OptimizerChecks.FILE + ENDING));
         }
         folder(session, options, bundle.toRealPath());
         try (java.util.stream.Stream<Path> files = Files.list(bundle)) {

@@ -13,7 +13,8 @@ import qlora4j.tensor.Tensor;
 
 /** The 8-bit maps, codes, constants and values of {@code blockwise8.safetensors}, bit for bit. */
 final class EightBitChecks {
-    private static final String GROUP = "blockwise8.";
+    static final String FILE = "blockwise8";
+    private static final String GROUP = FILE + ".";
     private static final Pattern CASE = Pattern.compile("((.+)\\.(\\w+)\\.b(\\d+))\\.q");
     private static final String DYNAMIC = "dynamic_";
 
@@ -38,6 +39,11 @@ final class EightBitChecks {
                 }
             }
         }
+    }
+
+    /** Whether a record is a map that this version has. */
+    static boolean isMap(String name) {
+        return map(name) != null;
     }
 
     private static DynamicMap map(String name) {

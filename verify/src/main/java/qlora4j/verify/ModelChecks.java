@@ -31,8 +31,8 @@ final class ModelChecks {
     static final String BASE = "base";
     static final String EXPECTED = "expected.safetensors";
     static final Set<String> INPUTS = Set.of("input_ids", "labels", "attention_mask");
-    private static final String FOUR_BIT = "bnb4bit";
-    private static final int GREEDY_PROMPT = 8;
+    static final String FOUR_BIT = "bnb4bit";
+    static final int GREEDY_PROMPT = 8;
     private static final Pattern HIDDEN = Pattern.compile("fp32\\.hidden\\.(\\d+)");
     private static final DecoderLoader QLORA_BF16 = new DecoderLoader(QuantConfig.QLORA, DType.BF16);
 
@@ -64,12 +64,24 @@ final class ModelChecks {
                 && Files.exists(directory.resolve(EXPECTED));
     }
 
+    /** Whether it is the record of a model of a family that this version has. */
+    static boolean isSupported(Path directory) throws IOException {
+        if (!describes(directory)) {
+            return false;
+        }
+        String type = architecture(directory);
+        return Arrays.stream(DecoderConfig.Architecture.values()).anyMatch(a -> a.modelType().equals(type));
+    }
+
+    private static String architecture(Path directory) throws IOException {
+        return JsonRecord.read(directory.resolve(BASE).resolve(DecoderConfig.FILE)).path("model_type").asText();
+    }
+
     static void run(Session session, String name, Path directory) throws IOException {
-        Path configFile = directory.resolve(BASE).resolve(DecoderConfig.FILE);
-        String type = JsonRecord.read(configFile).path("model_type").asText();
+        String type = architecture(directory);
         try (Safetensors recorded = Safetensors.open(directory.resolve(EXPECTED));
                 SafetensorsModel base = SafetensorsModel.open(directory.resolve(BASE))) {
-            if (Arrays.stream(DecoderConfig.Architecture.values()).noneMatch(a -> a.modelType().equals(type))) {
+            if (!isSupported(directory)) {
                 for (String key : keys(recorded)) {
                     session.report().unsupported(name + "." + key, "architecture " + type);
                 }

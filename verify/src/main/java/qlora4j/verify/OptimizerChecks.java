@@ -24,7 +24,8 @@ final class OptimizerChecks {
     /** About eight float32 roundings of a parameter of magnitude 1. */
     static final double LIMIT = 1e-6;
 
-    private static final String GROUP = "optim.";
+    static final String FILE = "optim";
+    private static final String GROUP = FILE + ".";
     private static final Pattern RECORD = Pattern.compile("(\\w+)\\.(\\w+)\\.params");
     /** The steps after which parameters are recorded. */
     private static final List<Integer> RECORDED = List.of(1, 6, 12);
@@ -57,6 +58,11 @@ final class OptimizerChecks {
                 }
             }
         }
+    }
+
+    /** Whether a record is a result of an optimizer that this version has. */
+    static boolean isSupported(String key) {
+        return FORMULAS.keySet().stream().anyMatch(o -> key.contains("." + o + "."));
     }
 
     private void one(String set, String optimizer) {

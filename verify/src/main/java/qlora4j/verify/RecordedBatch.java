@@ -69,6 +69,11 @@ final class RecordedBatch {
         return t;
     }
 
+    /** The first token that is no padding, counted over the padded rows. */
+    int firstReal() {
+        return first(0);
+    }
+
     /** The tokens of one row, without padding. */
     int[] tokens(int row) {
         return Arrays.copyOfRange(ids, row * width + first(row), row * width + last(row) + 1);

@@ -2,6 +2,7 @@ package qlora4j.verify;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.function.IntFunction;
@@ -164,7 +165,7 @@ final class Runs {
     Map<String, Tensor> gradients(TokenBatch batch, Adapter adapter, int labels) {
         adapter.parameters().zeroGrads(session.stream());
         loss(batch, adapter.use(), new LossOptions(true, false), labels, null);
-        Map<String, Tensor> gradients = new java.util.LinkedHashMap<>();
+        Map<String, Tensor> gradients = new LinkedHashMap<>();
         for (ParameterStore.Parameter p : adapter.parameters().all()) {
             gradients.put(p.name(), copy(p.grad()));
         }

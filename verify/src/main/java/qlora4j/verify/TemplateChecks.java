@@ -7,9 +7,9 @@ import java.nio.file.Path;
 import java.time.Clock;
 import java.time.LocalDateTime;
 import java.time.ZoneOffset;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.ArrayList;
 import java.util.Map;
 import qlora4j.template.ChatTemplate;
 import qlora4j.template.TemplateException;
@@ -18,7 +18,7 @@ import qlora4j.template.TemplateException;
 final class TemplateChecks {
     static final String CASES = "cases.json";
     /** Errors that a template raised itself: their wording counts. */
-    private static final String RAISED = "TemplateError";
+    static final String RAISED = "TemplateError";
     /** The moment that the recorded {@code strftime_now} shows. */
     private static final Clock CLOCK =
             Clock.fixed(LocalDateTime.of(2026, 7, 4, 13, 5, 6).toInstant(ZoneOffset.UTC), ZoneOffset.UTC);
