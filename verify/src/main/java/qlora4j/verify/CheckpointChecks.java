@@ -89,7 +89,8 @@ final class CheckpointChecks {
     }
 
     private Outcome packed(SafetensorsModel checkpoint, String tensor) throws IOException {
-        return Compare.bits(session.host(plain(checkpoint, tensor).packed()), Bnb4bit.read(checkpoint, tensor).packed());
+        return Compare.bits(session.host(plain(checkpoint, tensor).packed()),
+                Bnb4bit.read(checkpoint, tensor).packed());
     }
 
     /** The second level of our constants with the recorded offset: codes, then their constants. */

@@ -105,10 +105,9 @@ public final class Conformance {
     }
 
     private static void realModel(Session session, Options options, String name, Path folder) throws IOException {
-        if (options.model() == null) {
-            session.report().notRun(name, "needs --model");
-        } else if (options.backend().name().equals(Backend.SCALAR)) {
-            session.report().notRun(name, "needs a backend other than scalar, which would take hours");
+        String needs = RealModelChecks.needs(options);
+        if (!needs.isEmpty()) {
+            session.report().notRun(name, needs);
         } else {
             RealModelChecks.run(session, name, folder, options.model());
         }

@@ -24,8 +24,10 @@ record Outcome(boolean ok, String measured, String limit) {
      */
     static Outcome equal(long differing, long total, String first) {
         boolean ok = differing == 0 && total > 0;
-        return new Outcome(ok, ok ? total + " equal" : differing + " of " + total + " differ"
-                + (differing == 0 ? "" : ", first " + first), EXACT);
+        return new Outcome(ok, ok ? total + " equal"
+                : differing + " of " + total + " differ"
+                        + (differing == 0 ? "" : ", first " + first),
+                EXACT);
     }
 
     static Outcome fail(String measured) {

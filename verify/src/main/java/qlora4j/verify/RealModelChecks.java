@@ -22,6 +22,7 @@ import qlora4j.model.TokenBatch;
 import qlora4j.model.Tokenizer;
 import qlora4j.safetensors.Safetensors;
 import qlora4j.safetensors.SafetensorsModel;
+import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Tensor;
 
@@ -73,6 +74,14 @@ final class RealModelChecks implements AutoCloseable {
     static boolean describes(Path directory) throws IOException {
         return Files.exists(directory.resolve(EXPECTED)) && Files.exists(directory.resolve(ModelChecks.EXPECTED))
                 && JsonRecord.read(directory.resolve(EXPECTED)).has(WEIGHTS);
+    }
+
+    /** What is missing for real models to be run; empty for nothing. */
+    static String needs(Conformance.Options options) {
+        if (options.model() == null) {
+            return "needs --model";
+        }
+        return options.backend().name().equals(Backend.SCALAR) ? "needs a faster backend than scalar" : "";
     }
 
     static void run(Session session, String name, Path directory, Path modelDirectory) throws IOException {
