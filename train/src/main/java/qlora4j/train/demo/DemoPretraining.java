@@ -117,7 +117,7 @@ public final class DemoPretraining {
     }
 
     /** The documents in order: pairs of the corpus with copies of word lists among them, answers trained. */
-    private List<TokenizedRow> documents(Tokenizer tokenizer, int eos) {
+    List<TokenizedRow> documents(Tokenizer tokenizer, int eos) {
         List<String> words = words();
         Philox.Sequence rng = new Philox.Sequence(seed, CURRICULUM, 0);
         Iterator<String> corpus = DemoCorpus.documents(seed).iterator();

@@ -47,6 +47,8 @@ public final class DemoRun {
     private static final long SEED = 7;
     private static final int BATCH = 32;
     private static final int REVERSED_STEPS = 150;
+    /** Pairs that the main adapter is trained on. */
+    static final int REVERSED_PAIRS = REVERSED_STEPS * BATCH;
     private static final int PIRATE_STEPS = 80;
     private static final double REVERSED_RATE = 5e-3;
     private static final double PIRATE_RATE = 2e-3;
@@ -121,7 +123,8 @@ public final class DemoRun {
         return new Result(heldOut.size(), before, after, reloaded);
     }
 
-    private static void copyModel(Path model) throws IOException {
+    /** Writes the bundled model's files to a directory. */
+    static void copyModel(Path model) throws IOException {
         Files.createDirectories(model);
         for (String name : MODEL_FILES) {
             try (InputStream in = DemoRun.class.getResourceAsStream("model/" + name)) {

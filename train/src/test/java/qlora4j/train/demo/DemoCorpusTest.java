@@ -33,8 +33,7 @@ class DemoCorpusTest {
     @Test
     void theFirstPairsStayAsTheyAre() {
         assertThat(DemoCorpus.pretraining(1).limit(2)).containsExactly(
-                new Pair("Who has the melon if Nora has the sheep and Clara has the melon?",
-                        "If Nora has the sheep and Clara has the melon, then Clara has the melon."),
+                new Pair("Sort the numbers 2 4 6 from small to large.", "Sorted from small to large, 2 4 6 are 2 4 6."),
                 new Pair("Copy the words shirt boat guitar.", "A copy of the words: shirt boat guitar."));
     }
 
