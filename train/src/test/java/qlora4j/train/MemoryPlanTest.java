@@ -35,7 +35,7 @@ class MemoryPlanTest {
 
     /** Within 5 %: only a run's few scalars and a part of a page are not predicted. */
     @ParameterizedTest
-    @CsvSource({"100,false,true,0", "100,true,true,0.1", "100,false,false,0.1"})
+    @CsvSource({"100,false,true,0", "100,true,true,0.1", "50,false,true,0", "0,true,true,0", "100,false,false,0.1"})
     void thePeakIsAsPredicted(double percent, boolean checkpointing, boolean nf4, double dropout) throws IOException {
         DecoderLoader loader = nf4 ? DecoderLoader.QLORA : DecoderLoader.DENSE;
         TrainSettings settings = TinyRun.settings(2, 3, 1, new Residency.Percent(percent), checkpointing, 0);
