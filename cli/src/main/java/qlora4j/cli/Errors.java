@@ -68,11 +68,12 @@ final class Errors implements IExecutionExceptionHandler, IParameterExceptionHan
     /** The message, said in full where Java's own is only a file's name. */
     private static String message(Throwable e) {
         return switch (e) {
+            case FileSystemException f when f.getReason() != null -> f.getMessage();
             case NoSuchFileException f -> f.getFile() + ": there is no such file or directory";
             case FileNotFoundException f -> "not found: " + f.getMessage();
             case AccessDeniedException f -> f.getFile() + ": permission denied";
             case FileAlreadyExistsException f -> f.getFile() + ": exists already and is no directory";
-            case FileSystemException f when f.getReason() == null -> f.getFile() + ": cannot be used ("
+            case FileSystemException f -> f.getFile() + ": cannot be used ("
                     + f.getClass().getSimpleName() + ")";
             default -> e.getMessage() == null ? e.getClass().getSimpleName() : e.getMessage();
         };

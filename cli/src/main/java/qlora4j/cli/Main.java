@@ -20,6 +20,9 @@ import picocli.CommandLine.Spec;
         subcommands = {Demo.class, Finetune.class, Generate.class, Quantize.class, Inspect.class, Verify.class})
 public final class Main implements Runnable {
 
+    /** What Java makes of bytes that it cannot decode. */
+    private static final char UNREADABLE = '\uFFFD';
+
     @Spec
     private CommandSpec spec;
 
@@ -45,6 +48,9 @@ public final class Main implements Runnable {
     /** Runs {@code args}; warnings of the libraries go to the command line's standard error. */
     static int execute(CommandLine line, String... args) {
         Warnings.to(line.getErr());
+        if (String.join("", args).indexOf(UNREADABLE) >= 0) {
+            Warnings.print("an argument has characters that are not of this locale's encoding; set LC_ALL=C.UTF-8");
+        }
         return line.execute(Spelling.withHyphens(line, args));
     }
 
