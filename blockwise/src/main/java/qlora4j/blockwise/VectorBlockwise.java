@@ -13,23 +13,23 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     private final Team team;
     private final ScalarBlockwise scalar = new ScalarBlockwise();
-    private final LaneCodec[] codecs = new LaneCodec[QuantType.values().length];
+    private final VectorCodec[] codecs = new VectorCodec[QuantType.values().length];
     private final float[][] block;
     private final int[][] blockCodes;
     private final VectorGemm gemm;
-    private final WeightPanels.Scratch panelScratch;
-    private final FewRows fewRows;
+    private final VectorPanels.Scratch panelScratch;
+    private final VectorFewRows fewRows;
 
     VectorBlockwise(Team team) {
         this.team = team;
         for (QuantType type : QuantType.values()) {
-            codecs[type.ordinal()] = new LaneCodec(type.codebook());
+            codecs[type.ordinal()] = new VectorCodec(type.codebook());
         }
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
         blockCodes = new int[team.size()][QuantConfig.MAX_BLOCKSIZE];
         gemm = new VectorGemm(team);
-        panelScratch = new WeightPanels.Scratch(team.size());
-        fewRows = new FewRows(team);
+        panelScratch = new VectorPanels.Scratch(team.size());
+        fewRows = new VectorFewRows(team);
     }
 
     /** One block's work. */
@@ -53,15 +53,15 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void quantize4(Stream stream, Tensor x, QuantType type, int blocksize, Tensor packed, Tensor absmax) {
-        LaneCodec codec = codecs[type.ordinal()];
+        VectorCodec codec = codecs[type.ordinal()];
         MemorySegment pairs = packed.data();
         MemorySegment constants = absmax.data();
         forBlocks(x.size(), blocksize, (j, from, n, worker) -> {
             float[] values = block[worker];
             Elements.load(x, from, n, values, 0);
-            float constant = LaneCodec.absmax(values, n);
+            float constant = VectorCodec.absmax(values, n);
             constants.set(Elements.FLOAT, 4 * j, constant);
-            LaneCodec.normalize(values, n, constant);
+            VectorCodec.normalize(values, n, constant);
             codec.encode(values, n, blockCodes[worker]);
             codec.pack(blockCodes[worker], n, pairs, from / 2);
         });
@@ -69,7 +69,7 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void dequantize4(Stream stream, QuantizedTensor w, Tensor out) {
-        LaneCodec codec = codecs[w.config().type().ordinal()];
+        VectorCodec codec = codecs[w.config().type().ordinal()];
         Scales scales = new Scales(w);
         MemorySegment pairs = w.packed().data();
         forBlocks(w.size(), w.config().blocksize(), (j, from, n, worker) -> {
@@ -97,9 +97,9 @@ final class VectorBlockwise implements BlockwiseKernels {
             for (int i = 0; i < n; i++) {
                 values[i] -= shift;
             }
-            float constant = LaneCodec.absmax(values, n);
+            float constant = VectorCodec.absmax(values, n);
             constants.set(Elements.FLOAT, 4 * j, constant);
-            LaneCodec.normalize(values, n, constant);
+            VectorCodec.normalize(values, n, constant);
             for (int i = 0; i < n; i++) {
                 bytes.set(Elements.BYTE, from + i, (byte) map.code(values[i]));
             }
@@ -125,9 +125,9 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void matmul(Stream stream, Tensor x, QuantizedTensor w, Tensor y) {
-        LaneCodec codec = codecs[w.config().type().ordinal()];
-        WeightPanels panels = new WeightPanels(w, codec, x.dtype(), panelScratch);
-        if (x.rows() <= FewRows.MAX) {
+        VectorCodec codec = codecs[w.config().type().ordinal()];
+        VectorPanels panels = new VectorPanels(w, codec, x.dtype(), panelScratch);
+        if (x.rows() <= VectorFewRows.MAX) {
             fewRows.matmul(x, w, codec, panels, y);
         } else {
             gemm.multiply(x, false, 1, panels.columns(), w.inFeatures(), y, false);
@@ -136,8 +136,8 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void matmulBackward(Stream stream, Tensor dy, QuantizedTensor w, boolean accumulate, Tensor dx) {
-        LaneCodec codec = codecs[w.config().type().ordinal()];
-        WeightPanels panels = new WeightPanels(w, codec, dy.dtype(), panelScratch);
+        VectorCodec codec = codecs[w.config().type().ordinal()];
+        VectorPanels panels = new VectorPanels(w, codec, dy.dtype(), panelScratch);
         gemm.multiply(dy, false, 1, panels.rows(), w.outFeatures(), dx, accumulate);
     }
 }

@@ -5,7 +5,7 @@ package qlora4j.tensor;
  * {@code x [m, k], w [n, k], y [m, n]}; all row-major and not overlapping. Called through {@link Matmul}, which checks.
  *
  * <p>Numeric contract: {@code |result - exact| <= c·ε·Σ|aᵢ·bᵢ|} for a sum of c terms, plus one rounding to the output's
- * type; the order of a sum is fixed within a backend and does not depend on threads or on the number of rows m.
+ * type; the order of a sum is fixed within a backend for a given shape and does not depend on threads.
  */
 public interface MatmulKernels {
     /** {@code y = alpha·x·wᵀ}, or {@code y += …} when {@code accumulate}. */

@@ -14,6 +14,7 @@ import qlora4j.model.CausalLm;
 import qlora4j.model.Message;
 import qlora4j.model.ModelDirectory;
 import qlora4j.model.TokenBatch;
+import qlora4j.optim.Schedule;
 import qlora4j.train.data.Batch;
 import qlora4j.train.data.Batches;
 import qlora4j.train.data.Encoder;
@@ -108,6 +109,9 @@ public final class SftTrainer implements AutoCloseable {
 
     private Map<String, String> identity() {
         Map<String, String> m = new LinkedHashMap<>(settings.identity());
+        if (settings.schedule() != Schedule.CONSTANT || settings.warmupRatio() > 0) {
+            m.put("--max-steps, --num-train-epochs", settings.totalSteps(batches.stepsPerEpoch()) + " steps");
+        }
         m.put("--lora-r, --lora-alpha, --lora-dropout", adapter.config().rank() + ", " + adapter.config().alpha() + ", "
                 + adapter.config().dropout());
         m.put("--target-modules", Integer.toHexString(adapter.modules().hashCode()));

@@ -19,7 +19,7 @@ import qlora4j.tensor.VectorMatmul;
  * eight consecutive codes, and x is reordered once into eight planes so that plane q holds what nibble q of each word
  * is multiplied with. Within a word the codebook's values are summed before the block's constant is applied.
  */
-final class FewRows {
+final class VectorFewRows {
     private static final int L = Lanes.L;
     /** Up to this many rows of x this is faster than panels; at four lanes looking up a code costs more. */
     static final int MAX = L == 4 ? 2 : 4;
@@ -50,14 +50,14 @@ final class FewRows {
         }
     }
 
-    FewRows(Team team) {
+    VectorFewRows(Team team) {
         this.team = team;
         this.rows = new float[team.size()][0];
         this.scratch = new Scratch[team.size()];
         Arrays.setAll(scratch, worker -> new Scratch());
     }
 
-    synchronized void matmul(Tensor x, QuantizedTensor w, LaneCodec codec, WeightPanels panels, Tensor y) {
+    synchronized void matmul(Tensor x, QuantizedTensor w, VectorCodec codec, VectorPanels panels, Tensor y) {
         int in = w.inFeatures();
         int out = w.outFeatures();
         int tasks = (out + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
@@ -103,7 +103,7 @@ final class FewRows {
         }
     }
 
-    private static void decoded(float[] xs, WeightPanels panels, int from, int to, float[] row, Tensor y, int in) {
+    private static void decoded(float[] xs, VectorPanels panels, int from, int to, float[] row, Tensor y, int in) {
         int out = y.cols();
         for (int o = from; o < to; o++) {
             panels.decode((long) o * in, in, row, 0);
@@ -127,7 +127,7 @@ final class FewRows {
     }
 
     /** Reads {@code count} rows of W from {@code o} on, and multiplies them with all rows of x. */
-    private static void byWords(QuantizedTensor w, LaneCodec codec, Scales scales, int o, int count, float[] xs,
+    private static void byWords(QuantizedTensor w, VectorCodec codec, Scales scales, int o, int count, float[] xs,
             int plane, Scratch scratch, Tensor y) {
         int words = w.inFeatures() / WORD;
         int perBlock = w.config().blocksize() / WORD;
@@ -153,7 +153,7 @@ final class FewRows {
     }
 
     /** {@link #SHARED} rows of words times one row of x. The loops are small, for the compiler to inline all of them. */
-    private static void dots(LaneCodec codec, Scratch scratch, int scaleRow, int perBlock, float[] xs, int x,
+    private static void dots(VectorCodec codec, Scratch scratch, int scaleRow, int perBlock, float[] xs, int x,
             int plane) {
         int[] words = scratch.words;
         int[] scales = scratch.scales;
@@ -168,10 +168,10 @@ final class FewRows {
             FloatVector d0 = FloatVector.zero(Lanes.F), d1 = d0, d2 = d0, d3 = d0;
             for (int q = 0; q < WORD; q++) {
                 FloatVector v = FloatVector.fromArray(Lanes.F, xs, x + q * plane + t);
-                d0 = LaneCodec.values(LaneCodec.nibble(w0, q), t0, t1, t2, t3).fma(v, d0);
-                d1 = LaneCodec.values(LaneCodec.nibble(w1, q), t0, t1, t2, t3).fma(v, d1);
-                d2 = LaneCodec.values(LaneCodec.nibble(w2, q), t0, t1, t2, t3).fma(v, d2);
-                d3 = LaneCodec.values(LaneCodec.nibble(w3, q), t0, t1, t2, t3).fma(v, d3);
+                d0 = VectorCodec.values(VectorCodec.nibble(w0, q), t0, t1, t2, t3).fma(v, d0);
+                d1 = VectorCodec.values(VectorCodec.nibble(w1, q), t0, t1, t2, t3).fma(v, d1);
+                d2 = VectorCodec.values(VectorCodec.nibble(w2, q), t0, t1, t2, t3).fma(v, d2);
+                d3 = VectorCodec.values(VectorCodec.nibble(w3, q), t0, t1, t2, t3).fma(v, d3);
             }
             int block = t / perBlock;
             s0 = d0.fma(scale(spread, scales, block), s0);

@@ -12,7 +12,7 @@ import qlora4j.tensor.VectorGemm;
  * A quantized matrix W {@code [out, in]} delivered as float panels of W or of its transpose, rounded to the type that a
  * product is computed in. One per product: it is small.
  */
-final class WeightPanels {
+final class VectorPanels {
     private static final int L = Lanes.L;
     /** Codes in a 32-bit word. */
     private static final int WORD = 8;
@@ -28,7 +28,7 @@ final class WeightPanels {
         }
     }
 
-    private final LaneCodec codec;
+    private final VectorCodec codec;
     private final Scratch scratch;
     private final DType compute;
     private final MemorySegment packed;
@@ -37,7 +37,7 @@ final class WeightPanels {
     private final int in;
     private final int out;
 
-    WeightPanels(QuantizedTensor w, LaneCodec codec, DType compute, Scratch scratch) {
+    VectorPanels(QuantizedTensor w, VectorCodec codec, DType compute, Scratch scratch) {
         this.codec = codec;
         this.compute = compute;
         this.scratch = scratch;
@@ -64,7 +64,7 @@ final class WeightPanels {
             }
             done += run;
         }
-        LaneCodec.round(compute, target, at, n);
+        VectorCodec.round(compute, target, at, n);
     }
 
     /** Panels of W itself, {@code B[p][j] = W[p, j]}: the backward product. */
@@ -118,7 +118,7 @@ final class WeightPanels {
             }
         }
         for (int p = 0; p < pc; p++) {
-            LaneCodec.round(compute, panel, p * ld, jc);
+            VectorCodec.round(compute, panel, p * ld, jc);
         }
     }
 
@@ -137,6 +137,6 @@ final class WeightPanels {
     }
 
     private static FloatVector value(IntVector word, int q, IntVector t0, IntVector t1, IntVector t2, IntVector t3) {
-        return LaneCodec.values(LaneCodec.nibble(word, q), t0, t1, t2, t3);
+        return VectorCodec.values(VectorCodec.nibble(word, q), t0, t1, t2, t3);
     }
 }

@@ -12,7 +12,7 @@ import qlora4j.tensor.DType;
 import qlora4j.tensor.Lanes;
 
 /** One codebook in vectors: the largest magnitude of a block, its codes, and the values of codes. */
-final class LaneCodec {
+final class VectorCodec {
     private static final int L = Lanes.L;
     private static final int MAGNITUDE = 0x7fff_ffff;
     private static final int SIGN_BIT = 8;
@@ -30,7 +30,7 @@ final class LaneCodec {
     /** The bits of the 16 values: integer vectors are looked up by integer indices. */
     private final int[] valueBits;
 
-    LaneCodec(Codebook codebook) {
+    VectorCodec(Codebook codebook) {
         this.codebook = codebook;
         this.thresholds = codebook.thresholds();
         this.codesByRank = new int[Codebook.SIZE];
