@@ -1,12 +1,14 @@
 """Loads a 4-bit directory with transformers and bitsandbytes (CPU) and compares codes and logits with ours."""
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
 import bitsandbytes
 import torch
 import transformers
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from comparison import compare_logits, finish, read_dump
 from safetensors import safe_open
@@ -61,11 +63,34 @@ def check_codes(model, stored):
     return layers > 0 and not wrong
 
 
-def compute_in_float32(model):
-    """Leaves out bitsandbytes' product for CPUs with AVX512-BF16, which computes in bfloat16 whatever was asked for."""
-    for module in model.modules():
+class OneRow(torch.nn.Module):
+    """A 4-bit layer whose weight bitsandbytes dequantizes as one row, then a float32 product."""
+
+    def __init__(self, layer):
+        super().__init__()
+        flat = copy.copy(layer.weight.quant_state)
+        shape, flat.shape = flat.shape, torch.Size([flat.shape.numel()])
+        self.weight = dequantize_4bit(layer.weight.data, flat).view(shape)
+        self.bias = layer.bias
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+
+
+def avoid_cpu_kernels(model):
+    """
+    Leaves out two CPU kernels of bitsandbytes that compute something else: the product for AVX512-BF16, which is in
+    bfloat16 whatever was asked for, and dequantization where blocks cross rows, which takes other blocks' constants.
+    """
+    crossing = []
+    for name, module in model.named_modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
+            if module.in_features % module.weight.quant_state.blocksize != 0:
+                crossing.append((name, module))
+    for name, module in crossing:
+        model.set_submodule(name, OneRow(module))
+    print(f"{len(crossing)} layers whose blocks cross rows: dequantized as one row")
 
 
 def main():
@@ -80,7 +105,7 @@ def main():
     ids, ours = read_dump(args.dump)
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, device_map="cpu").eval()
     ok = check_codes(model, stored_tensors(args.model))
-    compute_in_float32(model)
+    avoid_cpu_kernels(model)
     with torch.no_grad():
         theirs = model(input_ids=ids).logits
     finish(compare_logits(theirs, ours, args.limit) and ok)
