@@ -67,22 +67,22 @@ public final class Optim {
     }
 
     /**
-     * Names the first parameter whose gradient, else whose value, has NaN or infinite elements: for the message when a
-     * gradient norm is not finite. Waits for the stream.
+     * Names the first parameter whose value, else whose gradient, has NaN or infinite elements: for the message when a
+     * gradient norm is not finite. Values come first, because one that is not a number spoils the gradients of all layers. Waits for the stream.
      *
      * @return such as {@code "gradient of NAME: 3 of 128 elements are NaN or infinite"}, or empty when all are finite
      */
     public static Optional<String> firstNonFinite(Stream stream, ParameterStore store) {
         for (ParameterStore.Parameter p : store.all()) {
-            long bad = nonFinite(stream, p.grad());
-            if (bad > 0) {
-                return Optional.of(complaint("gradient of ", p, bad));
-            }
-        }
-        for (ParameterStore.Parameter p : store.all()) {
             long bad = nonFinite(stream, p.value());
             if (bad > 0) {
                 return Optional.of(complaint("value of ", p, bad));
+            }
+        }
+        for (ParameterStore.Parameter p : store.all()) {
+            long bad = nonFinite(stream, p.grad());
+            if (bad > 0) {
+                return Optional.of(complaint("gradient of ", p, bad));
             }
         }
         return Optional.empty();

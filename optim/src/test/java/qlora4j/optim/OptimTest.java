@@ -103,6 +103,9 @@ class OptimTest {
             assertThat(Optim.firstNonFinite(stream, store).orElseThrow()).startsWith("value of first: 1 of 20");
             store.grad("second").set(19, Double.NEGATIVE_INFINITY);
             store.grad("second").set(0, Double.NaN);
+            assertThat(Optim.firstNonFinite(stream, store).orElseThrow()).as("a value is the cause, gradients follow")
+                    .startsWith("value of first: 1 of 20");
+            store.param("first").set(3, 0);
             assertThat(Optim.firstNonFinite(stream, store).orElseThrow())
                     .isEqualTo("gradient of second: 2 of 20 elements are NaN or infinite");
         }

@@ -138,8 +138,8 @@ public final class Trainer implements AutoCloseable {
         double lossValue = read(loss);
         double norm = optimizer.gradNorm();
         if (!Double.isFinite(lossValue) || !Double.isFinite(norm)) {
-            String where = Optim.firstNonFinite(stream, parameters).map(w -> "; first in the gradients: " + w)
-                    .orElse("; all gradients are finite");
+            String where = Optim.firstNonFinite(stream, parameters).map(w -> "; " + w)
+                    .orElse("; all parameters and gradients are finite");
             throw new TrainingException("step " + (step + 1) + ": the loss is " + lossValue
                     + " and the gradient norm " + norm + where
                     + ". Nothing was updated. A lower --learning-rate or --max-grad-norm usually helps");
