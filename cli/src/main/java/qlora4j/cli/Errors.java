@@ -39,7 +39,9 @@ final class Errors implements IExecutionExceptionHandler, IParameterExceptionHan
         CommandLine line = e.getCommandLine();
         PrintWriter err = line.getErr();
         err.println("qlora: " + e.getMessage());
-        if (!UnmatchedArgumentException.printSuggestions(e, err)) {
+        if (line.getParent() == null && !(e instanceof UnmatchedArgumentException)) {
+            line.usage(err);
+        } else if (!UnmatchedArgumentException.printSuggestions(e, err)) {
             err.println("See: " + line.getCommandSpec().qualifiedName() + " --help");
         }
         return MISUSED;
