@@ -51,9 +51,11 @@ abstract class ComposedLora implements LoraKernels {
 
     @Override
     public void forward(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u, Tensor dropped) {
-        call.weight().product(s, x, y);
-        if (residual != null || call.bias() != null) {
-            addRows(y, residual, call.bias());
+        if (y != null) {
+            call.weight().product(s, x, y);
+            if (residual != null || call.bias() != null) {
+                addRows(y, residual, call.bias());
+            }
         }
         if (u == null) {
             return;
@@ -65,7 +67,9 @@ abstract class ComposedLora implements LoraKernels {
             }
             Tensor ur = part(u, pair, from, to);
             Matmul.nt(s, xd.rows(from, to), pair.a(), 1, ur, false);
-            Matmul.nt(s, ur, pair.b(), (float) pair.scale(), y.rows(from, to), true);
+            if (y != null) {
+                Matmul.nt(s, ur, pair.b(), (float) pair.scale(), y.rows(from, to), true);
+            }
         });
     }
 

@@ -146,14 +146,17 @@ public final class Linear {
      *
      * @param x [N, in]
      * @param residual [N, out] or null
-     * @param y [N, out], overwritten
+     * @param y [N, out], overwritten; null when only u is wanted (recomputation of a layer whose output nobody needs),
+     *         which saves the product with W
      * @return u [N, r], taken from the stream, for {@link #backward} to use and the caller to release; null when no
      *         adapter takes part
      */
     public Tensor forward(Stream s, Adapters adapters, Tensor x, Tensor residual, Tensor y) {
         long n = x.rows();
-        check(x, y, residual);
-        Aliasing.checkDisjoint(name, y, x);
+        if (y != null) {
+            check(x, y, residual);
+            Aliasing.checkDisjoint(name, y, x);
+        }
         int r = rank(adapters);
         Tensor u = r == 0 ? null : s.take(wide(x.dtype()), n, r);
         Tensor dropped = r == 0 || adapters.dropout() == null ? null : s.take(x.dtype(), n, inFeatures());

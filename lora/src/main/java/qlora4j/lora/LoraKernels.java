@@ -17,7 +17,7 @@ public interface LoraKernels {
     /**
      * @param x [N, in]
      * @param residual [N, out] or null
-     * @param y [N, out], overwritten
+     * @param y [N, out], overwritten; null: only u is computed
      * @param u [N, r] F32 (F64 when x is), saved for the backward; null without adapters
      * @param dropped scratch [N, in] like x; null without dropout
      */

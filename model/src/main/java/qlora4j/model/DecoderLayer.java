@@ -91,7 +91,7 @@ final class DecoderLayer {
      *
      * @param h [N, C], kept
      * @param cache null, or where keys and values are appended and read
-     * @param out [N, C], overwritten; null when the output is not needed (recomputation), which saves a product
+     * @param out [N, C], overwritten; null when the output is not needed (recomputation), which saves the last product
      */
     Saved forward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, KvCache cache, Tensor h, Tensor out) {
         long n = h.rows();
@@ -131,11 +131,7 @@ final class DecoderLayer {
         a.uup = up.forward(s, adapters, a.n2, null, a.up);
         a.middle = s.take(type, n, config.intermediate());
         DecoderOps.swiglu(s, a.gate, a.up, a.middle);
-        Tensor end = out == null ? s.take(type, n, config.hidden()) : out;
-        a.udown = down.forward(s, adapters, a.middle, a.h2, end);
-        if (out == null) {
-            s.release(end);
-        }
+        a.udown = down.forward(s, adapters, a.middle, a.h2, out);
         return a;
     }
 

@@ -58,6 +58,20 @@ public final class Checkpoints {
         return all.isEmpty() ? Optional.empty() : Optional.of(all.getLast());
     }
 
+    /** Deletes what a killed run left half-written. */
+    void removeUnfinished() throws IOException {
+        if (!Files.isDirectory(output)) {
+            return;
+        }
+        List<Path> unfinished;
+        try (Stream<Path> files = Files.list(output)) {
+            unfinished = files.filter(f -> f.getFileName().toString().startsWith(UNFINISHED)).toList();
+        }
+        for (Path p : unfinished) {
+            deleteTree(p);
+        }
+    }
+
     private List<Path> all() throws IOException {
         if (!Files.isDirectory(output)) {
             return List.of();

@@ -150,6 +150,9 @@ public final class SftTrainer implements AutoCloseable {
     /** Goes on from the newest checkpoint; returns it, or empty when there is none and the run starts anew. */
     public Optional<Path> resume() throws IOException {
         Optional<Path> newest = newestCheckpoint();
+        if (checkpoints != null) {
+            checkpoints.removeUnfinished();
+        }
         if (newest.isPresent()) {
             checkpoints.restore(newest.get(), trainer);
         }
