@@ -45,11 +45,7 @@ public final class Floats {
     public static void add(Tensor t, long from, int n, float[] sum, int at) {
         MemorySegment d = t.data();
         switch (t.dtype()) {
-            case F32 -> {
-                for (int i = 0; i < n; i++) {
-                    sum[at + i] += d.get(FLOAT, (from + i) * 4);
-                }
-            }
+            case F32 -> Lanes.add(d, from * 4, n, sum, at);
             default -> {
                 for (int i = 0; i < n; i++) {
                     sum[at + i] += (float) t.get(from + i);

@@ -1,5 +1,8 @@
 package qlora4j.tensor;
 
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
 import jdk.incubator.vector.VectorShape;
@@ -20,6 +23,8 @@ public final class Lanes {
     /** The number of 32-bit lanes. */
     public static final int L;
 
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED
+            .withOrder(ByteOrder.LITTLE_ENDIAN);
     private static final VectorShuffle<Float> BY_8;
     private static final VectorShuffle<Float> BY_4;
     private static final VectorShuffle<Float> BY_2;
@@ -74,5 +79,17 @@ public final class Lanes {
     /** An int vector of the lane numbers 0, 1, 2 ... */
     public static IntVector iota() {
         return IntVector.zero(I).addIndex(1);
+    }
+
+    /** Adds {@code n} float32 values of {@code d}, from a byte offset on, to {@code sum[at …]}. */
+    static void add(MemorySegment d, long offset, int n, float[] sum, int at) {
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            FloatVector.fromMemorySegment(F, d, offset + 4L * i, ByteOrder.LITTLE_ENDIAN)
+                    .add(FloatVector.fromArray(F, sum, at + i)).intoArray(sum, at + i);
+        }
+        for (; i < n; i++) {
+            sum[at + i] += d.get(FLOAT, offset + 4L * i);
+        }
     }
 }
