@@ -1,6 +1,10 @@
 package qlora4j.lora;
 
+import jdk.incubator.vector.LongVector;
+import jdk.incubator.vector.VectorOperators;
+import jdk.incubator.vector.VectorSpecies;
 import qlora4j.tensor.Floats;
+import qlora4j.tensor.Lanes;
 import qlora4j.tensor.Philox;
 import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
@@ -8,6 +12,10 @@ import qlora4j.tensor.Tensor;
 /** The element-wise steps in float32 over the team, whole rows at a time. */
 final class VectorLora extends ComposedLora {
     private static final int ROWS_PER_TASK = 16;
+    private static final VectorSpecies<Long> LONGS = VectorSpecies.of(long.class, Lanes.F.vectorShape());
+    /** Counters that are computed at once. */
+    private static final int COUNTERS = LONGS.length();
+    private static final long LOW = 0xffffffffL;
 
     private final Team team;
     private final float[][] first;
@@ -60,7 +68,8 @@ final class VectorLora extends ComposedLora {
         float scale = d.scale();
         eachRow(x.rows(), n, (i, row, mask) -> {
             long at = (long) i * n;
-            mask(d, module, step, (int) d.position().get(i), (int) d.sample().get(i), threshold, scale, mask, n);
+            mask(d, module, step, (int) d.position().get(i), (int) d.sample().get(i), threshold, scale,
+                    new long[4 * COUNTERS], mask, n);
             Floats.load(x, at, n, row, 0);
             for (int j = 0; j < n; j++) {
                 row[j] = mask[j] == 0 ? 0 : row[j] * mask[j];
@@ -72,39 +81,45 @@ final class VectorLora extends ComposedLora {
         });
     }
 
-    /** The factor of each of n features: {@code scale} where kept, 0 where dropped. */
+    /**
+     * The factor of each of n features: {@code scale} where kept, 0 where dropped. A lane computes one counter's four
+     * words, in 64 bits so that a product's upper half is at hand.
+     */
     private static void mask(Dropout d, int module, int step, int position, int sample, int threshold, float scale,
-            float[] mask, int n) {
-        for (int group = 0; group * 4 < n; group++) {
-            int c0 = Dropout.counter(group, module);
-            int c1 = position;
-            int c2 = sample;
-            int c3 = step;
+            long[] words, float[] mask, int n) {
+        int groups = (n + 3) / 4;
+        for (int group = 0; group < groups; group += COUNTERS) {
+            LongVector c0 = LongVector.broadcast(LONGS, Integer.toUnsignedLong(Dropout.counter(group, module)))
+                    .add(LongVector.zero(LONGS).addIndex(1));
+            LongVector c1 = LongVector.broadcast(LONGS, Integer.toUnsignedLong(position));
+            LongVector c2 = LongVector.broadcast(LONGS, Integer.toUnsignedLong(sample));
+            LongVector c3 = LongVector.broadcast(LONGS, Integer.toUnsignedLong(step));
             int k0 = (int) d.seed();
             int k1 = (int) (d.seed() >>> 32);
             for (int round = 0; round < Philox.ROUNDS; round++) {
-                long p0 = (Philox.M0 & 0xffffffffL) * (c0 & 0xffffffffL);
-                long p1 = (Philox.M1 & 0xffffffffL) * (c2 & 0xffffffffL);
-                c0 = (int) (p1 >>> 32) ^ c1 ^ k0;
-                c2 = (int) (p0 >>> 32) ^ c3 ^ k1;
-                c1 = (int) p1;
-                c3 = (int) p0;
+                LongVector p0 = c0.mul(Integer.toUnsignedLong(Philox.M0));
+                LongVector p1 = c2.mul(Integer.toUnsignedLong(Philox.M1));
+                c0 = xor(p1.lanewise(VectorOperators.LSHR, 32), c1, k0);
+                c2 = xor(p0.lanewise(VectorOperators.LSHR, 32), c3, k1);
+                c1 = p1.and(LOW);
+                c3 = p0.and(LOW);
                 k0 += Philox.W0;
                 k1 += Philox.W1;
             }
-            int j = group * 4;
-            mask[j] = c0 >>> 8 >= threshold ? scale : 0;
-            if (j + 3 < n) {
-                mask[j + 1] = c1 >>> 8 >= threshold ? scale : 0;
-                mask[j + 2] = c2 >>> 8 >= threshold ? scale : 0;
-                mask[j + 3] = c3 >>> 8 >= threshold ? scale : 0;
-            } else {
-                int[] rest = {c1, c2, c3};
-                for (int t = 1; j + t < n; t++) {
-                    mask[j + t] = rest[t - 1] >>> 8 >= threshold ? scale : 0;
-                }
+            c0.intoArray(words, 0);
+            c1.intoArray(words, COUNTERS);
+            c2.intoArray(words, 2 * COUNTERS);
+            c3.intoArray(words, 3 * COUNTERS);
+            int from = 4 * group;
+            int count = Math.min(4 * COUNTERS, n - from);
+            for (int j = 0; j < count; j++) {
+                mask[from + j] = words[j % 4 * COUNTERS + j / 4] >>> 8 >= threshold ? scale : 0;
             }
         }
+    }
+
+    private static LongVector xor(LongVector a, LongVector b, int key) {
+        return a.lanewise(VectorOperators.XOR, b).lanewise(VectorOperators.XOR, Integer.toUnsignedLong(key));
     }
 
     @Override
