@@ -85,7 +85,7 @@ final class PeftConfig {
         try {
             json = JSON.readTree(utf8);
         } catch (JacksonException e) {
-            throw new IOException(file + ": not valid JSON: " + e.getMessage(), e);
+            throw new IOException(file + ": not valid JSON: " + e.getOriginalMessage(), e);
         }
         if (!json.isObject()) {
             throw new IOException(file + ": not a JSON object, so not an adapter's configuration");

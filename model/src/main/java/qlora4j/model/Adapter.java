@@ -73,10 +73,18 @@ public final class Adapter implements AutoCloseable {
      */
     public static Adapter load(Decoder decoder, int slot, Path directory, boolean trained) throws IOException {
         try (PeftAdapter file = PeftAdapter.open(directory)) {
-            for (String m : file.modules().keySet()) {
+            for (Map.Entry<String, AdapterWeights> e : file.modules().entrySet()) {
+                String m = e.getKey();
                 if (!decoder.linears().containsKey(m)) {
                     throw new IOException(directory + ": the adapter is for module " + m
                             + ", which this model does not have: was it trained on another model?");
+                }
+                Linear linear = decoder.linears().get(m);
+                AdapterWeights w = e.getValue();
+                if (w.a().cols() != linear.inFeatures() || w.b().rows() != linear.outFeatures()) {
+                    throw new IOException(directory + ": the adapter's " + m + " is [" + w.b().rows() + ", "
+                            + w.a().cols() + "], the model's [" + linear.outFeatures() + ", " + linear.inFeatures()
+                            + "]: was it trained on another model?");
                 }
             }
             Adapter adapter = new Adapter(decoder, slot, file.config(), List.copyOf(file.modules().keySet()), trained);
