@@ -20,7 +20,8 @@ public final class StopStrings {
      */
     public StopStrings(List<String> stops) {
         if (stops.contains("")) {
-            throw new IllegalArgumentException("a stop string is empty: it would end every text at once");
+            throw new IllegalArgumentException(
+                    "--stop: a stop string is empty and would end every text at once; leave it out");
         }
         this.stops = stops.stream().distinct().sorted(Comparator.comparingInt(String::length).reversed()).toList();
     }

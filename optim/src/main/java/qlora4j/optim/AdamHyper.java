@@ -26,10 +26,10 @@ public record AdamHyper(Formula formula, double beta1, double beta2, double epsi
     }
 
     public AdamHyper {
-        check("adam_beta1", beta1, beta1 >= 0 && beta1 < 1, "at least 0 and below 1");
-        check("adam_beta2", beta2, beta2 >= 0 && beta2 < 1, "at least 0 and below 1");
-        check("adam_epsilon", epsilon, epsilon >= 0 && epsilon < Double.POSITIVE_INFINITY, "at least 0 and finite");
-        check("weight_decay", weightDecay, weightDecay >= 0 && weightDecay < Double.POSITIVE_INFINITY,
+        check("--adam-beta1", beta1, beta1 >= 0 && beta1 < 1, "at least 0 and below 1");
+        check("--adam-beta2", beta2, beta2 >= 0 && beta2 < 1, "at least 0 and below 1");
+        check("--adam-epsilon", epsilon, epsilon >= 0 && epsilon < Double.POSITIVE_INFINITY, "at least 0 and finite");
+        check("--weight-decay", weightDecay, weightDecay >= 0 && weightDecay < Double.POSITIVE_INFINITY,
                 "at least 0 and finite");
         check("learning-rate scale", learningRateScale,
                 learningRateScale >= 0 && learningRateScale < Double.POSITIVE_INFINITY, "at least 0 and finite");
@@ -37,7 +37,7 @@ public record AdamHyper(Formula formula, double beta1, double beta2, double epsi
 
     private static void check(String name, double value, boolean good, String expected) {
         if (!good) {
-            throw new IllegalArgumentException(name + " is " + value + ", must be " + expected);
+            throw new IllegalArgumentException(name + " " + value + ": must be " + expected);
         }
     }
 

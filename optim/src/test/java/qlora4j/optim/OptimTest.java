@@ -168,7 +168,7 @@ class OptimTest {
             }
         }
         assertThatThrownBy(() -> new AdamHyper(AdamHyper.Formula.TORCH, 1, 0.9, 1e-8, 0, 1))
-                .hasMessageContaining("adam_beta1 is 1.0");
-        assertThatThrownBy(() -> h.withWeightDecay(Double.NaN)).hasMessageContaining("weight_decay");
+                .hasMessageContaining("--adam-beta1 1.0: must be");
+        assertThatThrownBy(() -> h.withWeightDecay(Double.NaN)).hasMessageContaining("--weight-decay");
     }
 }

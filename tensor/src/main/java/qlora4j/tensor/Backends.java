@@ -90,8 +90,10 @@ public final class Backends {
                 return p.open(d);
             }
         }
-        throw new IllegalArgumentException("--backend " + name + ": there is no such backend in this installation;"
-                + " expected auto, scalar, cpu"
+        String asked = device == null ? "--backend " + name + ": there is no such backend in this installation;"
+                : "--device " + device + ": there is no " + name + " backend in this installation; leave --device out,"
+                        + " or use --device cpu;";
+        throw new IllegalArgumentException(asked + " --backend can be auto, scalar, cpu"
                 + providers().stream().map(p -> ", " + p.name()).reduce("", String::concat));
     }
 

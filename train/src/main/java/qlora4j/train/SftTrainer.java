@@ -63,7 +63,16 @@ public final class SftTrainer implements AutoCloseable {
     /** Turns rows into token ids as {@code settings} and the model's tokenizer want. */
     public static TokenizedData tokenize(ModelDirectory model, List<Row> rows, PromptTemplate template, int maxLength)
             throws IOException {
-        return new Encoder(model.tokenizer()::encode, model.trainingEos(), maxLength).encode(rows, template);
+        TokenizedData data =
+                new Encoder(model.tokenizer()::encode, model.trainingEos(), maxLength).encode(rows, template);
+        int longest = data.rows().stream().mapToInt(TokenizedRow::length).max().orElse(0);
+        int positions = model.config().maxPositions();
+        if (longest > positions) {
+            throw new IllegalArgumentException("--max-seq-length " + maxLength + ": a row has " + longest
+                    + " tokens and the model was made for at most " + positions + "; give --max-seq-length "
+                    + positions);
+        }
+        return data;
     }
 
     /** The prompt template called {@code name}, or a Jinja file, for this model; null: by the rows' own form. */

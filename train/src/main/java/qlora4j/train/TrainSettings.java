@@ -48,7 +48,7 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
         }
         if (!(maxGradNorm > 0)) {
             throw new IllegalArgumentException("--max-grad-norm " + maxGradNorm
-                    + ": must be above 0 (inf: no clipping)");
+                    + ": must be above 0 (Infinity: no clipping)");
         }
         if (!(warmupRatio >= 0 && warmupRatio <= 1)) {
             throw new IllegalArgumentException("--warmup-ratio " + warmupRatio + ": must be between 0 and 1");
