@@ -9,6 +9,7 @@ import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.FileSystemException;
 import java.nio.file.NoSuchFileException;
 import java.util.function.BooleanSupplier;
+import java.util.regex.Pattern;
 import picocli.CommandLine;
 import picocli.CommandLine.IExecutionExceptionHandler;
 import picocli.CommandLine.IParameterExceptionHandler;
@@ -26,6 +27,9 @@ import qlora4j.train.data.DataException;
 final class Errors implements IExecutionExceptionHandler, IParameterExceptionHandler {
     private static final int MISUSED = 2;
     private static final int FAILED = 1;
+
+    /** Where Jackson says an unfinished object began; of the place it only says that the source is not shown. */
+    private static final Pattern START_MARKER = Pattern.compile(" \\(start marker at \\[[^]]*]\\)");
 
     private final BooleanSupplier debug;
 
@@ -77,7 +81,8 @@ final class Errors implements IExecutionExceptionHandler, IParameterExceptionHan
             case FileAlreadyExistsException f -> f.getFile() + ": exists already and is no directory";
             case FileSystemException f -> f.getFile() + ": cannot be used ("
                     + f.getClass().getSimpleName() + ")";
-            default -> e.getMessage() == null ? e.getClass().getSimpleName() : e.getMessage();
+            default -> e.getMessage() == null ? e.getClass().getSimpleName()
+                    : START_MARKER.matcher(e.getMessage()).replaceAll("");
         };
     }
 }

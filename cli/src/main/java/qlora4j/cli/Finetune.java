@@ -94,7 +94,7 @@ final class Finetune implements Callable<Integer> {
         if (resume && overwrite) {
             throw new IllegalArgumentException("--resume and --overwrite-output-dir contradict each other");
         }
-        new OutputDirectory(output).prepare(resume, overwrite);
+        new OutputDirectory(output).prepare(resume || overwrite);
         ModelDirectory directory = ModelDirectory.open(model);
         Split split;
         TokenizedData rows;
@@ -124,6 +124,9 @@ final class Finetune implements Callable<Integer> {
         try (Backend opened = openOrClose(directory); CausalLm lm = CausalLm.load(directory, opened, loader)) {
             Adapter adapter = lm.attach(ADAPTER, lora);
             out.println(lm.report(adapter).line());
+            if (overwrite) {
+                new OutputDirectory(output).clear();
+            }
             out.printf(Locale.ROOT, "linear layers: %.3f bits/param%n", lm.linearBitsPerParameter());
             try (SftTrainer trainer = new SftTrainer(lm, adapter, rows, held, settings, output)) {
                 if (resume) {

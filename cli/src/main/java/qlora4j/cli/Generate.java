@@ -20,6 +20,7 @@ import qlora4j.model.CausalLm;
 import qlora4j.model.CausalLm.GenerateOptions;
 import qlora4j.model.DecoderLoader;
 import qlora4j.model.GenerationConfig;
+import qlora4j.model.ModelDirectory;
 import qlora4j.model.SamplingConfig;
 import qlora4j.model.Tokenizer;
 import qlora4j.tensor.Backend;
@@ -107,9 +108,19 @@ final class Generate implements Callable<Integer> {
         List<String> chosen = chosen(named);
         String text = prompt == null ? standardInput() : prompt;
         DecoderLoader loader = new DecoderLoader(noQuantize ? null : QuantConfig.QLORA, compute.dtype());
-        try (Backend opened = backend.open(); CausalLm lm = CausalLm.load(model, opened, loader)) {
-            int[] ids = ids(lm, text);
-            GenerateOptions options = options(lm, ids.length);
+        ModelDirectory directory = ModelDirectory.open(model);
+        int[] ids;
+        GenerateOptions options;
+        Backend started;
+        try {
+            ids = ids(directory, text);
+            options = options(directory, ids.length);
+            started = backend.open();
+        } catch (IOException | RuntimeException e) {
+            directory.close();
+            throw e;
+        }
+        try (Backend opened = started; CausalLm lm = CausalLm.load(directory, opened, loader)) {
             for (Map.Entry<String, Path> e : named.entrySet()) {
                 lm.load(e.getKey(), e.getValue());
             }
@@ -173,8 +184,8 @@ final class Generate implements Callable<Integer> {
         return new String(System.in.readAllBytes(), StandardCharsets.UTF_8).replaceFirst("\\R$", "");
     }
 
-    private int[] ids(CausalLm lm, String text) throws IOException {
-        Tokenizer tokenizer = lm.tokenizer();
+    private int[] ids(ModelDirectory directory, String text) throws IOException {
+        Tokenizer tokenizer = directory.tokenizer();
         if (chat && template != null) {
             throw new IllegalArgumentException("--chat is the same as --template chat; give one of them");
         }
@@ -182,7 +193,7 @@ final class Generate implements Callable<Integer> {
         if (name == null) {
             return tokenizer.encode(text, true);
         }
-        PromptTemplate prompts = SftTrainer.template(lm.directory(), name);
+        PromptTemplate prompts = SftTrainer.template(directory, name);
         return tokenizer.encode(prompts.apply(row(name, text)).prompt(), !prompts.writesSpecialTokens());
     }
 
@@ -196,12 +207,21 @@ final class Generate implements Callable<Integer> {
                 Map.of("instruction", instruction, "input", "", "output", output));
     }
 
-    private GenerateOptions options(CausalLm lm, int promptTokens) {
-        GenerationConfig defaults = lm.directory().generation();
-        int room = lm.decoder().config().maxPositions() - promptTokens;
+    private GenerateOptions options(ModelDirectory directory, int promptTokens) {
+        GenerationConfig defaults = directory.generation();
+        int positions = directory.config().maxPositions();
+        int room = positions - promptTokens;
+        if (promptTokens == 0) {
+            throw new IllegalArgumentException(WHERE + ": the prompt is empty; give a text, as the flag's value or on"
+                    + " standard input");
+        }
         if (room < 1) {
-            throw new IllegalArgumentException("the prompt has " + promptTokens + " tokens; the model was made for "
-                    + lm.decoder().config().maxPositions() + " and at least one new one must fit");
+            throw new IllegalArgumentException(WHERE + ": the prompt has " + promptTokens + " tokens; the model was"
+                    + " made for " + positions + " and at least one new one must fit: give a shorter one");
+        }
+        if (maxNewTokens != null && maxNewTokens > room) {
+            throw new IllegalArgumentException("--max-new-tokens " + maxNewTokens + ": the prompt has " + promptTokens
+                    + " tokens and the model was made for " + positions + " in all; give at most " + room);
         }
         int most = maxNewTokens != null ? maxNewTokens : Math.min(room, defaults.maxNewTokens().orElse(NEW_TOKENS));
         return new GenerateOptions(most, sampling(defaults), stop);

@@ -47,6 +47,11 @@ final class Inspect implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         out = spec.commandLine().getOut();
+        String file = String.valueOf(path.getFileName());
+        if (file.endsWith(".json") && !file.endsWith(".index.json")) {
+            throw new IllegalArgumentException(path + ": expected a directory, a .safetensors file or its"
+                    + " .safetensors.index.json; give the directory that holds this file");
+        }
         boolean adapter = Files.exists(path.resolve(PeftAdapter.CONFIG));
         if (adapter) {
             adapterConfig();

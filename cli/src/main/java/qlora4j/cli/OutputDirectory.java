@@ -16,27 +16,29 @@ record OutputDirectory(Path path) {
     /**
      * Makes the directory and sees that a run may write there.
      *
-     * @param resume whether the run goes on with what is there
-     * @param overwrite whether what an earlier run wrote is deleted
+     * @param mayHold whether what an earlier run wrote may be there, to go on with or to be cleared
      */
-    void prepare(boolean resume, boolean overwrite) throws IOException {
+    void prepare(boolean mayHold) throws IOException {
         Files.createDirectories(path);
-        if (resume) {
-            return;
-        }
-        List<Path> there;
-        try (Stream<Path> files = Files.list(path)) {
-            there = files.filter(f -> f.getFileName().toString().matches(WRITTEN)).sorted().toList();
-        }
-        if (overwrite) {
-            for (Path file : there) {
-                delete(file);
-            }
-        } else if (!there.isEmpty()) {
+        List<Path> there = written();
+        if (!mayHold && !there.isEmpty()) {
             throw new IllegalArgumentException("--output " + path + ": an earlier run left "
                     + there.getFirst().getFileName()
                     + " there; give another directory, --resume to go on with that run,"
                     + " or --overwrite-output-dir to delete it");
+        }
+    }
+
+    /** Deletes what an earlier run wrote. */
+    void clear() throws IOException {
+        for (Path file : written()) {
+            delete(file);
+        }
+    }
+
+    private List<Path> written() throws IOException {
+        try (Stream<Path> files = Files.list(path)) {
+            return files.filter(f -> f.getFileName().toString().matches(WRITTEN)).sorted().toList();
         }
     }
 

@@ -6,6 +6,7 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.lang.ProcessBuilder.Redirect;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -149,6 +150,9 @@ class CommandsTest {
         Ran refused = run(finetune(output, "--max-steps", "1"));
         assertThat(refused.code).isEqualTo(2);
         assertThat(refused.err).contains("qlora: --output " + output, "--overwrite-output-dir", "--resume");
+        assertThat(run(finetune(output, "--max-steps", "1", "--overwrite-output-dir", "--eval-split", "2")).code)
+                .isEqualTo(2);
+        assertThat(output.resolve(ADAPTER)).as("a refused run deletes nothing").exists();
         assertThat(run(finetune(output, "--max-steps", "1", "--overwrite_output_dir")).code).isZero();
     }
 
@@ -200,7 +204,57 @@ class CommandsTest {
         assertError(List.of("quantize", "--model", model.toString(), "--output", out.toString(), "--blocksize", "63"),
                 "--blocksize 63: expected a power of two");
         assertError(List.of("inspect", broken.toString()), broken.toString());
+        assertError(finetune(out, "--device", "cuda:1"), "--device cuda:1: there is no cuda backend");
+        assertError(finetune(out, "--adam-beta1", "2"), "--adam-beta1 2.0: must be");
+        assertError(finetune(out, "--max-grad-norm", "0"), "(Infinity: no clipping)");
+        assertError(generate("--prompt", ""), "--prompt: the prompt is empty");
+        assertError(generate("--prompt", "Say ".repeat(5000)), "give a shorter one");
+        assertError(generate("--prompt", "Say", "--max-new-tokens", "1000000"), "--max-new-tokens 1000000: ");
+        assertError(generate("--prompt", "Say", "--stop", ""), "--stop: ");
+        assertError(List.of("inspect", model.resolve("config.json").toString()), "give the directory");
         assertError(List.of("verify", folder.resolve("none").toString()), "none: there is no such folder");
+    }
+
+    private List<String> generate(String... more) {
+        List<String> arguments = new ArrayList<>(List.of("generate", "--model", model.toString()));
+        arguments.addAll(List.of(more));
+        return arguments;
+    }
+
+    /** Two files cut after their first brace: what Jackson says of its own source is left out. */
+    @Test
+    void aJsonFileThatIsCutIsNamedInOneLine() throws IOException {
+        Path adapter = Files.createDirectory(folder.resolve("adapter"));
+        Files.copy(model.resolve("model.safetensors"), adapter.resolve(ADAPTER));
+        Files.writeString(adapter.resolve("adapter_config.json"), "{\n");
+        Ran ran = run(generate("--prompt", "Say", "--adapter", adapter.toString()));
+        assertThat(ran.code).isEqualTo(2);
+        assertThat(ran.err.lines().filter(l -> !l.startsWith("backend: "))).hasSize(1).first().asString()
+                .startsWith("qlora: " + adapter).contains("not valid JSON").doesNotContain("REDACTED");
+        Files.writeString(model.resolve("config.json"), "{\n");
+        Ran base = run(generate("--prompt", "Say"));
+        assertThat(base.err.lines()).hasSize(1).first().asString().startsWith("qlora: " + model)
+                .contains("not valid JSON").doesNotContain("REDACTED");
+    }
+
+    /** The names of two layers of unlike shapes are exchanged, as if the adapter came from a model of other widths. */
+    @Test
+    void anAdapterOfAnotherModelIsRefusedByItsName() throws IOException {
+        Path adapter = folder.resolve("adapter");
+        assertThat(run(finetune(adapter, "--max-steps", "1")).code).isZero();
+        String bytes = Files.readString(adapter.resolve(ADAPTER), StandardCharsets.ISO_8859_1);
+        Files.writeString(adapter.resolve(ADAPTER), bytes.replace("down_proj", "____proj").replace("gate_proj",
+                "down_proj").replace("____proj", "gate_proj"), StandardCharsets.ISO_8859_1);
+        assertError(generate("--prompt", "Say", "--adapter", adapter.toString()),
+                "was it trained on another model?");
+    }
+
+    @Test
+    void aRowLongerThanTheModelIsRefusedBeforeTheModelIsLoaded() throws IOException {
+        Files.writeString(data, "{\"instruction\": \"" + "Say ".repeat(5000) + "\", \"output\": \"x\"}\n");
+        List<String> arguments = finetune(folder.resolve("out"));
+        arguments.set(arguments.indexOf("--max-seq-length") + 1, "100000");
+        assertError(arguments, "--max-seq-length 100000: a row has ");
     }
 
     private static void assertError(List<String> arguments, String said) {
