@@ -1,5 +1,6 @@
 package qlora4j.lora;
 
+import java.util.Arrays;
 import jdk.incubator.vector.LongVector;
 import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorSpecies;
@@ -18,27 +19,37 @@ final class VectorLora extends ComposedLora {
     private static final long LOW = 0xffffffffL;
 
     private final Team team;
-    private final float[][] first;
-    private final float[][] second;
+    private final Scratch[] scratch;
+
+    /** One thread's memory, kept between calls. */
+    private static final class Scratch {
+        private final long[] words = new long[4 * COUNTERS];
+        private float[] row = new float[0];
+        private float[] mask = new float[0];
+
+        private void grow(int cols) {
+            if (row.length < cols) {
+                row = new float[cols];
+                mask = new float[cols];
+            }
+        }
+    }
 
     VectorLora(Team team) {
         this.team = team;
-        this.first = new float[team.size()][0];
-        this.second = new float[team.size()][0];
+        this.scratch = new Scratch[team.size()];
+        Arrays.setAll(scratch, worker -> new Scratch());
     }
 
     private interface RowTask {
-        void run(int row, float[] first, float[] second);
+        void run(int row, Scratch scratch);
     }
 
     private void eachRow(int rows, int cols, RowTask task) {
         team.run((rows + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (block, worker) -> {
-            if (first[worker].length < cols) {
-                first[worker] = new float[cols];
-                second[worker] = new float[cols];
-            }
+            scratch[worker].grow(cols);
             for (int i = block * ROWS_PER_TASK; i < Math.min(rows, (block + 1) * ROWS_PER_TASK); i++) {
-                task.run(i, first[worker], second[worker]);
+                task.run(i, scratch[worker]);
             }
         });
     }
@@ -46,7 +57,8 @@ final class VectorLora extends ComposedLora {
     @Override
     void addRows(Tensor y, Tensor residual, Tensor bias) {
         int n = y.cols();
-        eachRow(y.rows(), n, (i, row, other) -> {
+        eachRow(y.rows(), n, (i, own) -> {
+            float[] row = own.row;
             long at = (long) i * n;
             Floats.load(y, at, n, row, 0);
             if (bias != null) {
@@ -66,10 +78,12 @@ final class VectorLora extends ComposedLora {
         // unit(word) >= p, decided on the word's upper 24 bits alone.
         int threshold = (int) Math.ceil(d.p() * 0x1p24);
         float scale = d.scale();
-        eachRow(x.rows(), n, (i, row, mask) -> {
+        eachRow(x.rows(), n, (i, own) -> {
+            float[] row = own.row;
+            float[] mask = own.mask;
             long at = (long) i * n;
             mask(d, module, step, (int) d.position().get(i), (int) d.sample().get(i), threshold, scale,
-                    new long[4 * COUNTERS], mask, n);
+                    own.words, mask, n);
             Floats.load(x, at, n, row, 0);
             for (int j = 0; j < n; j++) {
                 row[j] = mask[j] == 0 ? 0 : row[j] * mask[j];
