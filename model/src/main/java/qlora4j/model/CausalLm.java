@@ -8,7 +8,6 @@ import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.function.Consumer;
-import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraConfig;
@@ -114,28 +113,23 @@ public final class CausalLm implements AutoCloseable {
     /** Trainable and frozen parameters with {@code adapter} being trained, and the base's bits a parameter. */
     public ParameterReport report(Adapter adapter) {
         DecoderConfig c = decoder.config();
-        long frozen = 0;
-        long linears = 0;
-        long bytes = 0;
-        for (Linear l : decoder.linears().values()) {
-            linears += (long) l.outFeatures() * l.inFeatures();
-            bytes += l.weight().bytes();
-        }
-        frozen += linears + (long) c.vocab() * c.hidden() * (c.tieWordEmbeddings() ? 1 : 2)
+        long other = (long) c.vocab() * c.hidden() * (c.tieWordEmbeddings() ? 1 : 2)
                 + (long) c.hidden() * (2L * c.layers() + 1);
-        long other = frozen - linears;
-        return new ParameterReport(adapter.parameters().parameters(), frozen, bytes + decoder.type().bytes(other));
+        return new ParameterReport(adapter.parameters().parameters(), linearElements() + other,
+                linearBytes() + decoder.type().bytes(other));
+    }
+
+    private long linearElements() {
+        return decoder.linears().values().stream().mapToLong(l -> (long) l.outFeatures() * l.inFeatures()).sum();
+    }
+
+    private long linearBytes() {
+        return decoder.linears().values().stream().mapToLong(l -> l.weight().bytes()).sum();
     }
 
     /** Bits a parameter of the linear layers, constants included: 4.127 for NF4 with double quantization. */
     public double linearBitsPerParameter() {
-        long n = 0;
-        long bytes = 0;
-        for (Linear l : decoder.linears().values()) {
-            n += (long) l.outFeatures() * l.inFeatures();
-            bytes += l.weight().bytes();
-        }
-        return 8.0 * bytes / n;
+        return 8.0 * linearBytes() / linearElements();
     }
 
     /** Whether linear layers are held in 4 bits. */
