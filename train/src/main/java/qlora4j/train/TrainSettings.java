@@ -70,22 +70,22 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
 
     /** The same with a number of steps. */
     public TrainSettings withMaxSteps(int steps) {
-        return new TrainSettings(steps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
-                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
-                seed);
+        return with(steps, perDeviceBatch, maxLength, learningRate);
     }
 
     /** The same with a learning rate. */
     public TrainSettings withLearningRate(double rate) {
-        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, rate, schedule,
-                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
-                seed);
+        return with(maxSteps, perDeviceBatch, maxLength, rate);
     }
 
     /** The same with a micro-batch size and a row length. */
     public TrainSettings withBatch(int rows, int length) {
-        return new TrainSettings(maxSteps, epochs, rows, accumulation, length, learningRate, schedule, warmupRatio,
-                maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
+        return with(maxSteps, rows, length, learningRate);
+    }
+
+    private TrainSettings with(int steps, int rows, int length, double rate) {
+        return new TrainSettings(steps, epochs, rows, accumulation, length, rate, schedule, warmupRatio, maxGradNorm,
+                adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
     }
 
     /** The steps of a run over data that takes {@code stepsPerEpoch}. */
