@@ -10,8 +10,11 @@ package qlora4j.template;
  */
 public record Limits(int maxOutput, long maxSteps, int maxDepth) {
 
-    /** 16 Mi characters, ten million steps, 700 levels (100 to 230 nested macro calls; fits a stack of 512 KB). */
-    public static final Limits DEFAULT = new Limits(16 << 20, 10_000_000L, 700);
+    /**
+     * 16 Mi characters, ten million steps, 400 levels: 57 to 130 nested macro calls. A level takes up to 1.1 KB of the
+     * thread's stack (frames of the JVM's first compiler are the largest), so these fit a stack of 640 KB.
+     */
+    public static final Limits DEFAULT = new Limits(16 << 20, 10_000_000L, 400);
 
     /** Checks that every bound is positive. */
     public Limits {
