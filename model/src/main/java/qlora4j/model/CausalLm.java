@@ -13,6 +13,7 @@ import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraConfig;
 import qlora4j.lora.ParameterReport;
 import qlora4j.tensor.Backend;
+import qlora4j.tensor.Tensor;
 
 /**
  * A model with its tokenizer and its adapters: what most users of the Java API hold. The backend is the caller's; a
@@ -112,9 +113,8 @@ public final class CausalLm implements AutoCloseable {
 
     /** Trainable and frozen parameters with {@code adapter} being trained, and the base's bits a parameter. */
     public ParameterReport report(Adapter adapter) {
-        DecoderConfig c = decoder.config();
-        long other = (long) c.vocab() * c.hidden() * (c.tieWordEmbeddings() ? 1 : 2)
-                + (long) c.hidden() * (2L * c.layers() + 1);
+        long all = ModelTensors.expected(decoder.config()).values().stream().mapToLong(Tensor::elements).sum();
+        long other = all - linearElements();
         return new ParameterReport(adapter.parameters().parameters(), linearElements() + other,
                 linearBytes() + decoder.type().bytes(other));
     }

@@ -53,7 +53,7 @@ public final class Decoder {
         for (int i = 0; i < config.layers(); i++) {
             layers.add(layer(i, weights));
         }
-        norm = norm("model.norm", weights);
+        norm = norm("model.norm", config.hidden(), weights);
         boolean tied = config.tieWordEmbeddings();
         head = tied ? embedding : weights.dense("lm_head.weight", config.vocab(), config.hidden());
         dHead = tied ? dEmbedding : weights.grad("lm_head.weight");
@@ -65,21 +65,24 @@ public final class Decoder {
         int kv = config.kvHeads() * config.headDim();
         int c = config.hidden();
         int f = config.intermediate();
-        boolean ab = config.attentionBias();
+        boolean qkvBias = config.qkvBias();
         boolean mb = config.mlpBias();
-        List<Linear> l = List.of(linear(prefix + "self_attn.q_proj", q, c, ab, weights),
-                linear(prefix + "self_attn.k_proj", kv, c, ab, weights),
-                linear(prefix + "self_attn.v_proj", kv, c, ab, weights),
-                linear(prefix + "self_attn.o_proj", c, q, ab, weights),
+        List<Linear> l = List.of(linear(prefix + "self_attn.q_proj", q, c, qkvBias, weights),
+                linear(prefix + "self_attn.k_proj", kv, c, qkvBias, weights),
+                linear(prefix + "self_attn.v_proj", kv, c, qkvBias, weights),
+                linear(prefix + "self_attn.o_proj", c, q, config.outputBias(), weights),
                 linear(prefix + "mlp.gate_proj", f, c, mb, weights),
                 linear(prefix + "mlp.up_proj", f, c, mb, weights),
                 linear(prefix + "mlp.down_proj", c, f, mb, weights));
-        return new DecoderLayer(config, i, norm(prefix + "input_layernorm", weights),
-                norm(prefix + "post_attention_layernorm", weights), l);
+        int d = config.headDim();
+        return new DecoderLayer(config, i, norm(prefix + "input_layernorm", c, weights),
+                norm(prefix + "post_attention_layernorm", c, weights),
+                config.qkNorm() ? norm(prefix + "self_attn.q_norm", d, weights) : null,
+                config.qkNorm() ? norm(prefix + "self_attn.k_norm", d, weights) : null, l);
     }
 
-    private DecoderLayer.Norm norm(String name, DecoderWeights weights) {
-        return new DecoderLayer.Norm(weights.dense(name + ".weight", config.hidden()), weights.grad(name + ".weight"));
+    private static DecoderLayer.Norm norm(String name, int features, DecoderWeights weights) {
+        return new DecoderLayer.Norm(weights.dense(name + ".weight", features), weights.grad(name + ".weight"));
     }
 
     private Linear linear(String name, int out, int in, boolean biased, DecoderWeights weights) {

@@ -24,9 +24,12 @@ import qlora4j.tensor.DType;
  * @param maxPositions the longest sequence the model was made for, in tokens
  * @param tieWordEmbeddings whether the head is the embedding
  * @param slidingWindow how many positions a query sees, its own included; 0 for all
+ * @param windowFrom the first layer that has the window; the layers before it see all positions
  * @param rope the rotary position embeddings
- * @param attentionBias whether q, k, v and o have biases
+ * @param qkvBias whether q, k and v have biases
+ * @param outputBias whether o has a bias
  * @param mlpBias whether gate, up and down have biases
+ * @param qkNorm whether each head of q and k goes through an RMSNorm of its own before it is rotated
  * @param dtype the dtype the weights are meant to have, or null where the file names none
  * @param hiddenAct the MLP's activation
  * @param bosId the token that begins a text
@@ -36,31 +39,65 @@ import qlora4j.tensor.DType;
  */
 public record DecoderConfig(Architecture architecture, int vocab, int hidden, int intermediate, int layers, int heads,
         int kvHeads, int headDim, double rmsNormEps, int maxPositions, boolean tieWordEmbeddings, int slidingWindow,
-        RopeConfig rope, boolean attentionBias, boolean mlpBias, DType dtype, String hiddenAct, OptionalInt bosId,
-        List<Integer> eosIds, OptionalInt padId, Quantization4bit quantization) {
+        int windowFrom, RopeConfig rope, boolean qkvBias, boolean outputBias, boolean mlpBias, boolean qkNorm,
+        DType dtype, String hiddenAct, OptionalInt bosId, List<Integer> eosIds, OptionalInt padId,
+        Quantization4bit quantization) {
     /** The name of the file in a model directory. */
     public static final String FILE = "config.json";
+    /** transformers' sliding_window and max_window_layers where a file leaves them out. */
+    private static final int DEFAULT_WINDOW = 4096;
+    private static final int DEFAULT_MAX_WINDOW_LAYERS = 28;
     /** The only activation. */
     public static final String SILU = "silu";
 
-    /** The families, with what transformers assumes where a {@code config.json} leaves a field out. */
+    /** Which linear layers of attention have biases. */
+    enum Biases {
+        NONE,
+        /** q, k, v and o where {@code attention_bias} says so, gate, up and down where {@code mlp_bias} does. */
+        AS_CONFIGURED,
+        /** q, k, v and o where {@code attention_bias} says so. */
+        ATTENTION_AS_CONFIGURED,
+        /** q, k and v always. */
+        QKV
+    }
+
+    /** Which layers see a window of positions only. */
+    enum Window {
+        NONE,
+        /** All, where {@code sliding_window} is a number. */
+        ALL_LAYERS,
+        /** Where {@code use_sliding_window} is set, those from {@code max_window_layers} on. */
+        UPPER_LAYERS
+    }
+
+    /** The families: how they differ, and what transformers assumes where a {@code config.json} leaves a field out. */
     public enum Architecture {
-        LLAMA("llama", "LlamaForCausalLM", 2048, 0, 0), MISTRAL("mistral", "MistralForCausalLM", 131072, 8, 4096);
+        LLAMA("llama", "LlamaForCausalLM", Biases.AS_CONFIGURED, Window.NONE, false, 2048, 0, 0),
+        MISTRAL("mistral", "MistralForCausalLM", Biases.NONE, Window.ALL_LAYERS, false, 131072, 8, 0),
+        QWEN2("qwen2", "Qwen2ForCausalLM", Biases.QKV, Window.UPPER_LAYERS, false, 32768, 32, 0),
+        QWEN3("qwen3", "Qwen3ForCausalLM", Biases.ATTENTION_AS_CONFIGURED, Window.UPPER_LAYERS, true, 32768, 32, 128);
 
         private final String modelType;
         private final String className;
+        private final Biases biases;
+        private final Window window;
+        private final boolean qkNorm;
         private final int defaultMaxPositions;
         /** 0 for as many as query heads. */
         private final int defaultKvHeads;
-        private final int defaultSlidingWindow;
+        /** 0 for the hidden features divided among the heads. */
+        private final int defaultHeadDim;
 
-        Architecture(String modelType, String className, int defaultMaxPositions, int defaultKvHeads,
-                int defaultSlidingWindow) {
+        Architecture(String modelType, String className, Biases biases, Window window, boolean qkNorm,
+                int defaultMaxPositions, int defaultKvHeads, int defaultHeadDim) {
             this.modelType = modelType;
             this.className = className;
+            this.biases = biases;
+            this.window = window;
+            this.qkNorm = qkNorm;
             this.defaultMaxPositions = defaultMaxPositions;
             this.defaultKvHeads = defaultKvHeads;
-            this.defaultSlidingWindow = defaultSlidingWindow;
+            this.defaultHeadDim = defaultHeadDim;
         }
 
         /** The {@code model_type} of {@code config.json}. */
@@ -92,6 +129,9 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
         if (slidingWindow < 0) {
             throw new IllegalArgumentException("sliding_window " + slidingWindow + ": a positive number is expected");
         }
+        if (windowFrom < 0) {
+            throw new IllegalArgumentException("max_window_layers " + windowFrom + ": 0 or more is expected");
+        }
         if (!hiddenAct.equals(SILU)) {
             throw new IllegalArgumentException("hidden_act \"" + hiddenAct + "\" is not supported; " + SILU + " is");
         }
@@ -115,28 +155,33 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
     }
 
     static DecoderConfig of(JsonFile json) throws ModelFormatException {
-        Architecture architecture = architecture(json);
+        Architecture a = architecture(json);
         int hidden = json.requiredInt("hidden_size");
         int heads = json.requiredInt("num_attention_heads");
-        boolean llama = architecture == Architecture.LLAMA;
+        int layers = json.requiredInt("num_hidden_layers");
         try {
             positive("num_attention_heads", heads);
-            if (!json.has("head_dim") && hidden % heads != 0) {
+            if (!json.has("head_dim") && a.defaultHeadDim == 0 && hidden % heads != 0) {
                 throw json.error("hidden_size " + hidden + " is no multiple of num_attention_heads " + heads
                         + " and there is no head_dim");
             }
             String dtype = json.optionalString("dtype", json.optionalString("torch_dtype", "auto"));
-            return new DecoderConfig(architecture, json.requiredInt("vocab_size"), hidden,
-                    json.requiredInt("intermediate_size"), json.requiredInt("num_hidden_layers"), heads,
-                    json.optionalInt("num_key_value_heads", defaultKvHeads(json, architecture, heads)),
-                    json.optionalInt("head_dim", hidden / heads), json.optionalDouble("rms_norm_eps", 1e-6),
-                    json.optionalInt("max_position_embeddings", architecture.defaultMaxPositions),
-                    json.optionalBoolean("tie_word_embeddings", false), slidingWindow(json, architecture),
-                    RopeConfig.read(json), llama && json.optionalBoolean("attention_bias", false),
-                    llama && json.optionalBoolean("mlp_bias", false),
+            boolean attentionBias = (a.biases == Biases.AS_CONFIGURED || a.biases == Biases.ATTENTION_AS_CONFIGURED)
+                    && json.optionalBoolean("attention_bias", false);
+            DecoderConfig config = new DecoderConfig(a, json.requiredInt("vocab_size"), hidden,
+                    json.requiredInt("intermediate_size"), layers, heads,
+                    json.optionalInt("num_key_value_heads", defaultKvHeads(json, a, heads)),
+                    json.optionalInt("head_dim", defaultHeadDim(a, hidden, heads)),
+                    json.optionalDouble("rms_norm_eps", 1e-6),
+                    json.optionalInt("max_position_embeddings", a.defaultMaxPositions),
+                    json.optionalBoolean("tie_word_embeddings", false), slidingWindow(json, a), windowFrom(json, a),
+                    RopeConfig.read(json), a.biases == Biases.QKV || attentionBias, attentionBias,
+                    a.biases == Biases.AS_CONFIGURED && json.optionalBoolean("mlp_bias", false), a.qkNorm,
                     dtype.equals("auto") ? null : DtypeNames.parse(dtype), json.optionalString("hidden_act", SILU),
                     json.tokenId("bos_token_id"), json.tokenIds("eos_token_id"), json.tokenId("pad_token_id"),
                     Quantization4bit.read(json));
+            config.checkLayerTypes(json);
+            return config;
         } catch (IllegalArgumentException e) {
             throw new ModelFormatException(json.file(), e.getMessage(), e);
         }
@@ -149,8 +194,7 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
                 return a;
             }
         }
-        throw json.error((type.isEmpty() ? "\"model_type\" is missing" : "model_type \"" + type + "\" is not supported")
-                + "; supported are llama and mistral");
+        throw json.error(UnknownArchitecture.describe(type, json.fields()));
     }
 
     /** As transformers: null means as many as query heads, a field left out the family's default. */
@@ -159,13 +203,44 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
         return isNull || architecture.defaultKvHeads == 0 ? heads : architecture.defaultKvHeads;
     }
 
-    /** As transformers: null means none, a field left out the family's default (mistral: 4096). */
+    private static int defaultHeadDim(Architecture architecture, int hidden, int heads) {
+        return architecture.defaultHeadDim == 0 ? hidden / heads : architecture.defaultHeadDim;
+    }
+
+    /** As transformers: null means none, a field left out the family's default, 4096. */
     private static int slidingWindow(JsonFile json, Architecture architecture) throws ModelFormatException {
-        if (architecture.defaultSlidingWindow == 0) {
-            return 0;
-        }
+        boolean used = switch (architecture.window) {
+            case NONE -> false;
+            case ALL_LAYERS -> true;
+            case UPPER_LAYERS -> json.optionalBoolean("use_sliding_window", false);
+        };
         boolean isNull = json.fields().has("sliding_window");
-        return json.optionalInt("sliding_window", isNull ? 0 : architecture.defaultSlidingWindow);
+        return used ? json.optionalInt("sliding_window", isNull ? 0 : DEFAULT_WINDOW) : 0;
+    }
+
+    private static int windowFrom(JsonFile json, Architecture architecture) throws ModelFormatException {
+        return architecture.window == Window.UPPER_LAYERS && slidingWindow(json, architecture) > 0
+                ? json.optionalInt("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS)
+                : 0;
+    }
+
+    /** A list of the layers' kinds of attention must say what the other fields say. */
+    private void checkLayerTypes(JsonFile json) throws ModelFormatException {
+        List<String> types = json.strings("layer_types");
+        for (int i = 0; i < types.size(); i++) {
+            String expected = slidingWindow(i) > 0 ? "sliding_attention" : "full_attention";
+            if (architecture.window == Window.UPPER_LAYERS && (types.size() != layers
+                    || !types.get(i).equals(expected))) {
+                throw json.error("\"layer_types\" says " + types.get(i) + " for layer " + i + " of " + types.size()
+                        + "; num_hidden_layers, use_sliding_window and max_window_layers say " + expected
+                        + " for layer " + i + " of " + layers + ", and other arrangements are not supported");
+            }
+        }
+    }
+
+    /** The window of a layer: how many positions a query sees there, its own included; 0 for all. */
+    public int slidingWindow(int layer) {
+        return layer < windowFrom ? 0 : slidingWindow;
     }
 
     /** The rotary frequencies of a head, {@code [headDim / 2]}, as {@link RopeConfig#inverseFrequencies}. */
@@ -176,15 +251,15 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
     /** The same model with its checkpoint quantized so; null for a dense one. */
     public DecoderConfig withQuantization(Quantization4bit quantization) {
         return new DecoderConfig(architecture, vocab, hidden, intermediate, layers, heads, kvHeads, headDim, rmsNormEps,
-                maxPositions, tieWordEmbeddings, slidingWindow, rope, attentionBias, mlpBias, dtype, hiddenAct, bosId,
-                eosIds, padId, quantization);
+                maxPositions, tieWordEmbeddings, slidingWindow, windowFrom, rope, qkvBias, outputBias, mlpBias, qkNorm,
+                dtype, hiddenAct, bosId, eosIds, padId, quantization);
     }
 
     /** The same model with weights of another dtype. */
     public DecoderConfig withDtype(DType dtype) {
         return new DecoderConfig(architecture, vocab, hidden, intermediate, layers, heads, kvHeads, headDim, rmsNormEps,
-                maxPositions, tieWordEmbeddings, slidingWindow, rope, attentionBias, mlpBias, dtype, hiddenAct, bosId,
-                eosIds, padId, quantization);
+                maxPositions, tieWordEmbeddings, slidingWindow, windowFrom, rope, qkvBias, outputBias, mlpBias, qkNorm,
+                dtype, hiddenAct, bosId, eosIds, padId, quantization);
     }
 
     /**
@@ -200,18 +275,28 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
         }
         json.put("model_type", architecture.modelType).put("vocab_size", vocab).put("hidden_size", hidden);
         json.put("intermediate_size", intermediate).put("num_hidden_layers", layers).put("num_attention_heads", heads);
-        json.put("num_key_value_heads", kvHeads).put("head_dim", headDim).put("rms_norm_eps", rmsNormEps);
+        json.put("num_key_value_heads", kvHeads).put("rms_norm_eps", rmsNormEps);
+        if (json.has("head_dim") || headDim != defaultHeadDim(architecture, hidden, heads)) {
+            json.put("head_dim", headDim);
+        }
         json.put("max_position_embeddings", maxPositions).put("tie_word_embeddings", tieWordEmbeddings);
         json.put("hidden_act", hiddenAct);
-        if (architecture == Architecture.LLAMA) {
-            json.put("attention_bias", attentionBias).put("mlp_bias", mlpBias);
+        if (architecture.biases == Biases.AS_CONFIGURED || architecture.biases == Biases.ATTENTION_AS_CONFIGURED) {
+            json.put("attention_bias", outputBias);
         }
-        if (architecture.defaultSlidingWindow != 0) {
-            if (slidingWindow == 0) {
-                json.putNull("sliding_window");
-            } else {
-                json.put("sliding_window", slidingWindow);
+        if (architecture.biases == Biases.AS_CONFIGURED) {
+            json.put("mlp_bias", mlpBias);
+        }
+        if (architecture.window == Window.UPPER_LAYERS) {
+            json.put("use_sliding_window", slidingWindow > 0);
+        }
+        if (slidingWindow > 0) {
+            json.put("sliding_window", slidingWindow);
+            if (architecture.window == Window.UPPER_LAYERS) {
+                json.put("max_window_layers", windowFrom);
             }
+        } else if (architecture.window == Window.ALL_LAYERS) {
+            json.putNull("sliding_window");
         }
         rope.write(json);
         if (dtype != null) {

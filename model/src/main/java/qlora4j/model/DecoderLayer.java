@@ -14,6 +14,9 @@ import qlora4j.tensor.Tensor;
  * n1 = rmsnorm(h)    q, k, v = n1·Wq, n1·Wk, n1·Wv    rope(q, k)    a = attention(q, k, v)    h2 = h + a·Wo
  * n2 = rmsnorm(h2)   gate, up = n2·Wg, n2·Wu          m = silu(gate)·up                       out = h2 + m·Wd
  * </pre>
+ *
+ * <p>Where the configuration has q/k norms (Qwen3; Henry et al. 2020), each head of q and k is normed before it is
+ * rotated: RMSNorm over rows of head_dim features, so of {@code [N·heads, D]} views.
  */
 final class DecoderLayer {
     /** A norm's weight [C] and its gradient, null where it is frozen. */
@@ -23,6 +26,9 @@ final class DecoderLayer {
     final int index;
     final Norm inputNorm;
     final Norm postNorm;
+    /** The norms of the heads of q and k; null where there are none. */
+    private final Norm qNorm;
+    private final Norm kNorm;
     final Linear q;
     final Linear k;
     final Linear v;
@@ -32,11 +38,14 @@ final class DecoderLayer {
     final Linear down;
     private final DecoderConfig config;
 
-    DecoderLayer(DecoderConfig config, int index, Norm inputNorm, Norm postNorm, List<Linear> linears) {
+    DecoderLayer(DecoderConfig config, int index, Norm inputNorm, Norm postNorm, Norm qNorm, Norm kNorm,
+            List<Linear> linears) {
         this.config = config;
         this.index = index;
         this.inputNorm = inputNorm;
         this.postNorm = postNorm;
+        this.qNorm = qNorm;
+        this.kNorm = kNorm;
         q = linears.get(0);
         k = linears.get(1);
         v = linears.get(2);
@@ -55,8 +64,14 @@ final class DecoderLayer {
         Tensor h;
         Tensor n1;
         Tensor rstd1;
+        /** As attention sees them: normed and rotated. */
         Tensor q;
         Tensor k;
+        /** Before their norms, and the norms' statistics; null without. */
+        Tensor rawQ;
+        Tensor rawK;
+        Tensor rstdQ;
+        Tensor rstdK;
         Tensor v;
         Tensor attention;
         Tensor lse;
@@ -76,13 +91,13 @@ final class DecoderLayer {
 
         /** Releases everything but the layer's input. */
         void release(Stream s) {
-            s.release(n1, rstd1, q, k, v, attention, lse, h2, n2, rstd2, gate, up, middle);
+            s.release(n1, rstd1, rawQ, rawK, rstdQ, rstdK, q, k, v, attention, lse, h2, n2, rstd2, gate, up, middle);
             s.release(uq, uk, uv, uo, ugate, uup, udown);
         }
     }
 
     private AttentionShape attentionShape(int maxLength) {
-        return new AttentionShape(config.heads(), config.kvHeads(), config.headDim(), config.slidingWindow(),
+        return new AttentionShape(config.heads(), config.kvHeads(), config.headDim(), config.slidingWindow(index),
                 maxLength);
     }
 
@@ -108,6 +123,14 @@ final class DecoderLayer {
         a.uq = q.forward(s, adapters, a.n1, null, a.q);
         a.uk = k.forward(s, adapters, a.n1, null, a.k);
         a.uv = v.forward(s, adapters, a.n1, null, a.v);
+        if (qNorm != null) {
+            a.rawQ = a.q;
+            a.rawK = a.k;
+            a.rstdQ = s.take(wide, n * config.heads());
+            a.rstdK = s.take(wide, n * config.kvHeads());
+            a.q = headNorm(s, qNorm, a.rawQ, a.rstdQ);
+            a.k = headNorm(s, kNorm, a.rawK, a.rstdK);
+        }
         DecoderOps.rope(s, a.q, a.k, b.positions, rope, config.headDim(), false);
         a.attention = s.take(type, n, q.outFeatures());
         a.lse = s.take(wide, n, config.heads());
@@ -163,11 +186,34 @@ final class DecoderLayer {
                 b.cu, dq, dk, dv);
         s.release(dAttention);
         DecoderOps.rope(s, dq, dk, b.positions, rope, config.headDim(), true);
+        if (qNorm != null) {
+            dq = headNormBackward(s, qNorm, dq, a.rawQ, a.rstdQ);
+            dk = headNormBackward(s, kNorm, dk, a.rawK, a.rstdK);
+        }
         q.backward(s, adapters, dq, a.n1, a.uq, false, dn);
         k.backward(s, adapters, dk, a.n1, a.uk, true, dn);
         v.backward(s, adapters, dv, a.n1, a.uv, true, dn);
         s.release(dq, dk, dv);
         DecoderOps.rmsNormBackward(s, dn, a.h, inputNorm.weight, a.rstd1, dh, dh, inputNorm.grad);
         s.release(dn);
+    }
+
+    /** Rows of heads as rows of their own: [N, heads·D] as [N·heads, D]. */
+    private Tensor heads(Tensor t) {
+        return t.view(t.size() / config.headDim(), config.headDim());
+    }
+
+    private Tensor headNorm(Stream s, Norm norm, Tensor raw, Tensor rstd) {
+        Tensor normed = s.take(raw.dtype(), raw.shape());
+        DecoderOps.rmsNorm(s, heads(raw), norm.weight, config.rmsNormEps(), heads(normed), rstd);
+        return normed;
+    }
+
+    /** Releases dy and returns the gradient of what was normed. */
+    private Tensor headNormBackward(Stream s, Norm norm, Tensor dy, Tensor raw, Tensor rstd) {
+        Tensor dx = s.take(dy.dtype(), dy.shape());
+        DecoderOps.rmsNormBackward(s, heads(dy), heads(raw), norm.weight, rstd, null, heads(dx), norm.grad);
+        s.release(dy);
+        return dx;
     }
 }

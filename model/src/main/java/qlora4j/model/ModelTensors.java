@@ -48,10 +48,14 @@ public final class ModelTensors {
         for (int i = 0; i < config.layers(); i++) {
             String layer = layer(i);
             shapes.put(layer + "input_layernorm.weight", new long[]{hidden});
-            linear(shapes, layer + "self_attn.q_proj", queries, hidden, config.attentionBias());
-            linear(shapes, layer + "self_attn.k_proj", keys, hidden, config.attentionBias());
-            linear(shapes, layer + "self_attn.v_proj", keys, hidden, config.attentionBias());
-            linear(shapes, layer + "self_attn.o_proj", hidden, queries, config.attentionBias());
+            linear(shapes, layer + "self_attn.q_proj", queries, hidden, config.qkvBias());
+            linear(shapes, layer + "self_attn.k_proj", keys, hidden, config.qkvBias());
+            linear(shapes, layer + "self_attn.v_proj", keys, hidden, config.qkvBias());
+            linear(shapes, layer + "self_attn.o_proj", hidden, queries, config.outputBias());
+            if (config.qkNorm()) {
+                shapes.put(layer + "self_attn.q_norm.weight", new long[]{config.headDim()});
+                shapes.put(layer + "self_attn.k_norm.weight", new long[]{config.headDim()});
+            }
             shapes.put(layer + "post_attention_layernorm.weight", new long[]{hidden});
             linear(shapes, layer + "mlp.gate_proj", config.intermediate(), hidden, config.mlpBias());
             linear(shapes, layer + "mlp.up_proj", config.intermediate(), hidden, config.mlpBias());

@@ -26,7 +26,7 @@ public final class TrainableWeights implements DecoderWeights, AutoCloseable {
     }
 
     /**
-     * Draws the initial values: norms 1; linear weights normal with deviation 1/√in, those that end a residual branch
+     * Draws the initial values: norms 1, biases 0; linear weights normal with deviation 1/√in, those that end a residual branch
      * divided by √(2·layers) (Radford et al. 2019, section 2.3); the embedding normal with {@code embeddingDeviation}
      * around a common normal row of {@code embeddingMean}.
      */
@@ -43,7 +43,7 @@ public final class TrainableWeights implements DecoderWeights, AutoCloseable {
                 common[j] = embeddingMean * rng.nextGaussian();
             }
             for (long i = 0; i < t.size(); i++) {
-                double value = t.rank() == 1 ? 1 : deviation * rng.nextGaussian();
+                double value = t.rank() > 1 ? deviation * rng.nextGaussian() : p.name().endsWith(".bias") ? 0 : 1;
                 t.set(i, embedding ? common[(int) (i % t.cols())] + value * embeddingDeviation / deviation : value);
             }
         }

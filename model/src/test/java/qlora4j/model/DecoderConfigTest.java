@@ -40,8 +40,9 @@ class DecoderConfigTest {
     void readsTheRecordedConfigurations() throws IOException {
         DecoderConfig llama = DecoderConfig.read(Golden.path("llama/base"));
         assertThat(llama)
-                .isEqualTo(new DecoderConfig(Architecture.LLAMA, 320, 64, 176, 3, 4, 2, 16, 1e-5, 128, false, 0,
-                        RopeConfig.unscaled(10000), false, false, DType.F32, "silu", OptionalInt.of(1), List.of(2),
+                .isEqualTo(new DecoderConfig(Architecture.LLAMA, 320, 64, 176, 3, 4, 2, 16, 1e-5, 128, false, 0, 0,
+                        RopeConfig.unscaled(10000), false, false, false, false, DType.F32, "silu", OptionalInt.of(1),
+                        List.of(2),
                         OptionalInt.of(0), null));
         DecoderConfig llama3 = DecoderConfig.read(Golden.path("llama3/base/config.json"));
         assertThat(llama3.rope()).isEqualTo(new RopeConfig(500000, RopeConfig.Type.LLAMA3, 8, 1, 4, 32));
@@ -49,6 +50,29 @@ class DecoderConfigTest {
         DecoderConfig mistral = DecoderConfig.read(Golden.path("mistral/base"));
         assertThat(mistral.architecture()).isEqualTo(Architecture.MISTRAL);
         assertThat(mistral.slidingWindow()).isEqualTo(9);
+        DecoderConfig qwen2 = DecoderConfig.read(Golden.path("qwen2/base"));
+        assertThat(List.of(qwen2.qkvBias(), qwen2.outputBias(), qwen2.mlpBias(), qwen2.qkNorm()))
+                .containsExactly(true, false, false, false);
+        assertThat(qwen2.slidingWindow()).isZero();
+        DecoderConfig qwen3 = DecoderConfig.read(Golden.path("qwen3/base"));
+        assertThat(List.of(qwen3.qkvBias(), qwen3.outputBias(), qwen3.mlpBias(), qwen3.qkNorm()))
+                .containsExactly(false, false, false, true);
+        assertThat(qwen3.headDim()).isEqualTo(32);
+    }
+
+    @Test
+    void aWindowInTheUpperLayersOnly() throws IOException {
+        DecoderConfig config = changed("qwen3", c -> c.put("use_sliding_window", true).put("sliding_window", 7)
+                .put("max_window_layers", 2).remove("layer_types"));
+        assertThat(new int[]{config.slidingWindow(0), config.slidingWindow(1), config.slidingWindow(2)})
+                .containsExactly(0, 0, 7);
+        assertThat(changed("qwen3", c -> {
+            c.removeAll();
+            c.setAll(config.toJson(JsonFile.MAPPER.createObjectNode()));
+        })).isEqualTo(config);
+        assertThatThrownBy(() -> changed("qwen2", c -> ((com.fasterxml.jackson.databind.node.ArrayNode) c
+                .get("layer_types")).set(1, "sliding_attention"))).isInstanceOf(ModelFormatException.class)
+                .hasMessageContaining("layer_types").hasMessageContaining("layer 1");
     }
 
     @ParameterizedTest
@@ -79,6 +103,9 @@ class DecoderConfigTest {
         assertThat(llama.dtype()).isNull();
         assertThat(llama.padId()).isEmpty();
         assertThat(llama.maxPositions()).isEqualTo(2048);
+        assertThat(changed("qwen3", c -> c.remove("head_dim")).headDim()).isEqualTo(128);
+        assertThat(changed("qwen2", c -> c.put("num_attention_heads", 32).remove("num_key_value_heads")).kvHeads())
+                .isEqualTo(32);
         assertThat(changed("mistral", c -> c.remove("sliding_window")).slidingWindow()).isEqualTo(4096);
         assertThat(changed("mistral", c -> c.putNull("sliding_window")).slidingWindow()).isZero();
         assertThat(changed("llama", c -> c.put("sliding_window", 7)).slidingWindow()).isZero();
@@ -89,7 +116,13 @@ class DecoderConfigTest {
     }
 
     @ParameterizedTest
-    @CsvSource(delimiter = '|', value = {"\"model_type\":\"qwen2\"|model_type \"qwen2\"|llama and mistral",
+    @CsvSource(delimiter = '|', value = {
+            "\"model_type\":\"deepseek_v2\",\"kv_lora_rank\":4|llama, mistral, qwen2, qwen3|latent attention",
+            "\"model_type\":\"gemma2\",\"hidden_act\":\"gelu\",\"attn_logit_softcapping\":50.0|through tanh"
+                    + "|activation gelu",
+            "\"model_type\":\"phimoe\",\"num_local_experts\":16|model_type \"phimoe\"|mixture of experts",
+            "\"model_type\":\"mine\"|model_type \"mine\"|No field says how it differs",
+            "\"model_type\":null|\"model_type\" is missing|supported are",
             "\"hidden_act\":\"gelu\"|hidden_act \"gelu\"|silu",
             "\"rope_parameters\":{\"rope_type\":\"yarn\"}|rope type \"yarn\"|default and llama3",
             "\"rope_parameters\":{\"rope_type\":\"llama3\"}|llama3 lacks|factor",
@@ -138,7 +171,7 @@ class DecoderConfigTest {
 
     @Test
     void writingKeepsWhatItDoesNotKnowAndTheSpelling() throws IOException {
-        for (String model : new String[]{"llama", "llama3", "mistral"}) {
+        for (String model : new String[]{"llama", "llama3", "mistral", "qwen2", "qwen3"}) {
             ObjectNode source = json(model + "/base/config.json");
             DecoderConfig config = DecoderConfig.read(Golden.path(model + "/base"));
             assertThat(config.toJson(source)).isEqualTo(source);

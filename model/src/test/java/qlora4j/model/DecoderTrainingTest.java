@@ -6,6 +6,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.io.IOException;
 import java.nio.file.Path;
+import java.util.List;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -36,13 +37,16 @@ class DecoderTrainingTest {
 
     @TempDir
     private static Path directory;
-    private static Path llama;
-    private static Path windowed;
 
     @BeforeAll
     static void write() throws IOException {
-        llama = TinyModel.write(directory.resolve("llama.safetensors"), TinyModel.LLAMA);
-        windowed = TinyModel.write(directory.resolve("windowed.safetensors"), TinyModel.WINDOWED);
+        for (String model : List.of("llama", "windowed", "qwen2", "qwen3")) {
+            TinyModel.write(file(model), TinyModel.named(model));
+        }
+    }
+
+    private static Path file(String model) {
+        return directory.resolve(model + ".safetensors");
     }
 
     @AfterAll
@@ -65,10 +69,10 @@ class DecoderTrainingTest {
      * by the third derivative times 1e-10 / 6: below 1e-8 with room, where gradients are of magnitude 1e-2.
      */
     @ParameterizedTest
-    @CsvSource({"llama,0,false", "llama,0.2,true", "windowed,0.2,false"})
+    @CsvSource({"llama,0,false", "llama,0.2,true", "windowed,0.2,false", "qwen2,0,false", "qwen3,0.2,true",
+            "qwen3,0,false"})
     void gradientsOfAnAdapterOnA4BitBase(String model, double p, boolean checkpointing) {
-        DecoderConfig config = model.equals("llama") ? TinyModel.LLAMA : TinyModel.WINDOWED;
-        Decoder decoder = TinyModel.load(model.equals("llama") ? llama : windowed, config, SCALAR, DType.F64, true);
+        Decoder decoder = TinyModel.load(file(model), TinyModel.named(model), SCALAR, DType.F64, true);
         try (Stream s = SCALAR.openStream(); Adapter adapter = TinyModel.adapter(decoder, 0, 2, 5)) {
             Adapters use = training(0, p);
             TinyModel.loss(s, decoder, BATCH, use, checkpointing ? CHECKPOINTING : PLAIN);
@@ -117,9 +121,9 @@ class DecoderTrainingTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"scalar,F32", "cpu,F32", "cpu,BF16", "scalar,F64"})
-    void checkpointingChangesNoBit(String backend, DType type) {
-        Decoder decoder = TinyModel.load(llama, TinyModel.LLAMA, backend(backend), type, true);
+    @CsvSource({"llama,scalar,F32", "llama,cpu,F32", "llama,cpu,BF16", "llama,scalar,F64", "qwen3,cpu,F32"})
+    void checkpointingChangesNoBit(String model, String backend, DType type) {
+        Decoder decoder = TinyModel.load(file(model), TinyModel.named(model), backend(backend), type, true);
         try (Adapter adapter = TinyModel.adapter(decoder, 0, 3, 6)) {
             Adapters use = training(0, 0.3);
             Step plain = Step.of(decoder, adapter, s -> TinyModel.loss(s, decoder, BATCH, use, PLAIN));
@@ -132,9 +136,10 @@ class DecoderTrainingTest {
 
     /** The arena is full of NaN, so that nothing is read before it is written; then it holds another step's rests. */
     @ParameterizedTest
-    @CsvSource({"scalar,F32,false", "cpu,F32,true", "cpu,BF16,false"})
-    void plannedStepsEqualUnplannedOnes(String backend, DType type, boolean checkpointing) {
-        Decoder decoder = TinyModel.load(windowed, TinyModel.WINDOWED, backend(backend), type, true);
+    @CsvSource({"windowed,scalar,F32,false", "windowed,cpu,F32,true", "windowed,cpu,BF16,false", "qwen3,cpu,F32,true",
+            "qwen3,scalar,F32,false"})
+    void plannedStepsEqualUnplannedOnes(String model, String backend, DType type, boolean checkpointing) {
+        Decoder decoder = TinyModel.load(file(model), TinyModel.named(model), backend(backend), type, true);
         LossOptions options = new LossOptions(true, checkpointing);
         Adapters use = training(0, 0.3);
         TokenBatch smaller = TinyModel.labelled(TinyModel.sequences(2, 4, 5));
@@ -171,7 +176,8 @@ class DecoderTrainingTest {
         double[] loss = new double[2];
         Tensor[] grads = new Tensor[2];
         for (int t = 0; t < 2; t++) {
-            Decoder decoder = TinyModel.load(llama, TinyModel.LLAMA, CPU, t == 0 ? DType.F32 : DType.BF16, false);
+            Decoder decoder =
+                    TinyModel.load(file("llama"), TinyModel.LLAMA, CPU, t == 0 ? DType.F32 : DType.BF16, false);
             try (Adapter adapter = TinyModel.adapter(decoder, 0, 3, 6)) {
                 Step step = Step.of(decoder, adapter,
                         s -> TinyModel.loss(s, decoder, BATCH, training(0, 0), PLAIN));
@@ -192,7 +198,7 @@ class DecoderTrainingTest {
 
     @Test
     void aBatchWithoutLabelsHasNoLoss() {
-        Decoder decoder = TinyModel.load(llama, TinyModel.LLAMA, CPU, DType.F32, true);
+        Decoder decoder = TinyModel.load(file("llama"), TinyModel.LLAMA, CPU, DType.F32, true);
         TokenBatch none = TinyModel.labelled(TinyModel.sequences(1, 2));
         try (Stream s = CPU.openStream()) {
             assertThatIllegalArgumentException().isThrownBy(() -> decoder.loss(s, none, Adapters.NONE, PLAIN,
@@ -206,9 +212,9 @@ class DecoderTrainingTest {
      * share that a hundredth of the gradient and 5e-4 cover.
      */
     @ParameterizedTest
-    @CsvSource({"false", "true"})
-    void gradientsOfTrainedWeights(boolean tied) {
-        DecoderConfig config = tied ? TinyModel.TIED : TinyModel.LLAMA;
+    @CsvSource({"llama", "tied", "qwen2", "qwen3"})
+    void gradientsOfTrainedWeights(String model) {
+        DecoderConfig config = TinyModel.named(model);
         double step = 1e-2;
         try (TrainableWeights weights = new TrainableWeights(config, SCALAR); Stream s = SCALAR.openStream()) {
             weights.initialize(config, 0.7, 0.2, 11);

@@ -23,19 +23,36 @@ import qlora4j.tensor.Tensor;
 
 /** A random model of two layers, in a checkpoint of its own: grouped queries, biases, untied head. */
 final class TinyModel {
-    static final DecoderConfig LLAMA = config(DecoderConfig.Architecture.LLAMA, 0, false);
+    static final DecoderConfig LLAMA = config(DecoderConfig.Architecture.LLAMA, 0, 0, 4, true, true, false, false);
     /** Queries see four positions, their own included. */
-    static final DecoderConfig WINDOWED = config(DecoderConfig.Architecture.MISTRAL, 4, false);
-    static final DecoderConfig TIED = config(DecoderConfig.Architecture.LLAMA, 0, true);
+    static final DecoderConfig WINDOWED = config(DecoderConfig.Architecture.MISTRAL, 4, 0, 4, false, false, false,
+            false);
+    static final DecoderConfig TIED = config(DecoderConfig.Architecture.LLAMA, 0, 0, 4, true, true, false, true);
+    /** Biases at q, k and v; the upper layer sees four positions only. */
+    static final DecoderConfig QWEN2 = config(DecoderConfig.Architecture.QWEN2, 4, 1, 4, true, false, false, true);
+    /** Normed heads of more features than the hidden ones give them. */
+    static final DecoderConfig QWEN3 = config(DecoderConfig.Architecture.QWEN3, 0, 0, 6, false, false, true, false);
 
     private TinyModel() {
     }
 
-    private static DecoderConfig config(DecoderConfig.Architecture architecture, int window, boolean tied) {
-        boolean biased = architecture == DecoderConfig.Architecture.LLAMA;
-        return new DecoderConfig(architecture, 37, 16, 24, 2, 4, 2, 4, 1e-5, 64, tied, window,
-                RopeConfig.unscaled(10000), biased, biased, DType.F32, DecoderConfig.SILU, OptionalInt.of(1),
-                List.of(2), OptionalInt.empty(), null);
+    private static DecoderConfig config(DecoderConfig.Architecture architecture, int window, int windowFrom,
+            int headDim, boolean qkvBias, boolean otherBiases, boolean qkNorm, boolean tied) {
+        return new DecoderConfig(architecture, 37, 16, 24, 2, 4, 2, headDim, 1e-5, 64, tied, window, windowFrom,
+                RopeConfig.unscaled(10000), qkvBias, otherBiases, otherBiases, qkNorm, DType.F32, DecoderConfig.SILU,
+                OptionalInt.of(1), List.of(2), OptionalInt.empty(), null);
+    }
+
+    /** The configuration called {@code name}. */
+    static DecoderConfig named(String name) {
+        return switch (name) {
+            case "llama" -> LLAMA;
+            case "windowed" -> WINDOWED;
+            case "tied" -> TIED;
+            case "qwen2" -> QWEN2;
+            case "qwen3" -> QWEN3;
+            default -> throw new IllegalArgumentException(name);
+        };
     }
 
     /** Writes the checkpoint: linear weights normal with deviation 1/√in, so that activations keep magnitude one. */

@@ -28,7 +28,8 @@ import qlora4j.train.data.TokenizedRow;
 /** A model directory with a small random model, and data for it. */
 final class TinyRun {
     static final DecoderConfig CONFIG = new DecoderConfig(DecoderConfig.Architecture.LLAMA, 480, 32, 48, 2, 4, 2, 8,
-            1e-5, 256, true, 0, RopeConfig.unscaled(10000), false, false, DType.F32, DecoderConfig.SILU,
+            1e-5, 256, true, 0, 0, RopeConfig.unscaled(10000), false, false, false, false, DType.F32,
+            DecoderConfig.SILU,
             OptionalInt.of(1), List.of(2), OptionalInt.of(3), null);
     private static final Path TOKENIZER = Path.of("../model/src/test/resources/golden/tokenizers/byte_level");
 
