@@ -17,6 +17,7 @@ import picocli.CommandLine.ParameterException;
 import picocli.CommandLine.ParseResult;
 import picocli.CommandLine.UnmatchedArgumentException;
 import qlora4j.template.TemplateException;
+import qlora4j.tensor.DeviceMemoryException;
 import qlora4j.train.TrainingException;
 import qlora4j.train.data.DataException;
 
@@ -68,7 +69,8 @@ final class Errors implements IExecutionExceptionHandler, IParameterExceptionHan
 
     private static boolean isOfTheUser(Throwable e) {
         return e instanceof IllegalArgumentException || e instanceof IOException || e instanceof DataException
-                || e instanceof TrainingException || e instanceof TemplateException;
+                || e instanceof TrainingException || e instanceof TemplateException
+                || e instanceof DeviceMemoryException;
     }
 
     /** The message, said in full where Java's own is only a file's name. */

@@ -33,6 +33,7 @@ record HouseRules(String root) {
             Map.entry("lora", Set.of("tensor", "blockwise", "safetensors")),
             Map.entry("model", Set.of("lora", "template")),
             Map.entry("train", Set.of("model", "optim")),
+            Map.entry("cuda", Set.of("tensor", "blockwise", "optim", "lora", "model")),
             Map.entry("verify", Set.of("train")),
             Map.entry("cli", Set.of("train", "verify")));
 
@@ -63,6 +64,10 @@ record HouseRules(String root) {
 
     ArchRule tokenizersStayInModel() {
         return only("model", "ai.djl..");
+    }
+
+    ArchRule jcudaStaysInCuda() {
+        return only("cuda", "jcuda..");
     }
 
     ArchRule commandLineStaysInCli() {

@@ -1,0 +1,6 @@
+package qlora4j.cli.brokenhouse.nf4;
+
+import jcuda.Pointer;
+
+record SpeaksJcuda(Pointer pointer) {
+}
