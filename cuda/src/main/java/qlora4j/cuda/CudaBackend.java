@@ -35,7 +35,7 @@ public final class CudaBackend implements Backend {
     private final Device device;
     private final CudaContext context;
     private final CudaModules modules;
-    private final CUstream queue = new CUstream();
+    private final Queue queue = new Queue();
     private final Staging staging;
     private final MemoryLedger ledger = new MemoryLedger();
     private final Map<Long, Long> held = new ConcurrentHashMap<>();
@@ -87,6 +87,11 @@ public final class CudaBackend implements Backend {
 
     CUstream queue() {
         return queue;
+    }
+
+    /** The driver's handle of the queue, for libraries called by foreign function. */
+    long queueAddress() {
+        return queue.address();
     }
 
     /** Adds to {@link #describe}: a library that was found, a variant that was chosen. */
