@@ -192,8 +192,7 @@ final class ScalarDecoder implements DecoderKernels {
     static int token(Tensor tokens, int i, Tensor table) {
         int id = integer(tokens, i);
         if (id < 0 || id >= table.dim(0)) {
-            throw new IllegalArgumentException("token id " + id + " at row " + i + ": the embedding has "
-                    + table.dim(0) + " rows; the tokenizer does not belong to this model");
+            throw DecoderFaults.token(i, id, table.dim(0));
         }
         return id;
     }
@@ -202,8 +201,7 @@ final class ScalarDecoder implements DecoderKernels {
     static int position(Tensor positions, int i, Tensor table) {
         int p = integer(positions, i);
         if (p < 0 || p >= table.dim(0)) {
-            throw new IllegalArgumentException("position " + p + " of row " + i + ": the rotation table has "
-                    + table.dim(0) + " positions; the sequence is too long");
+            throw DecoderFaults.position(i, p, table.dim(0));
         }
         return p;
     }
@@ -212,8 +210,7 @@ final class ScalarDecoder implements DecoderKernels {
     static int label(Tensor labels, int i, int vocabulary) {
         int label = integer(labels, i);
         if (label != IGNORED && (label < 0 || label >= vocabulary)) {
-            throw new IllegalArgumentException("label " + label + " of row " + i + ": must be " + IGNORED
-                    + " (not trained) or 0 to " + (vocabulary - 1));
+            throw DecoderFaults.label(i, label, vocabulary);
         }
         return label;
     }

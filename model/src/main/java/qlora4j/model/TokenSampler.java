@@ -36,9 +36,7 @@ final class TokenSampler {
         for (int i = 0; i < n; i++) {
             scores[i] = logits.get((long) row * n + i);
             if (Double.isNaN(scores[i])) {
-                throw new IllegalStateException("the logits of row " + row + " are NaN at token " + i
-                        + ": no next token can be chosen; the weights or the adapter hold NaN, or the compute type"
-                        + " overflows");
+                throw DecoderFaults.notANumber(row, i);
             }
         }
     }
@@ -70,8 +68,7 @@ final class TokenSampler {
     private int draw(SamplingConfig config, int row, int length, int n) {
         double max = scores[largest(n)];
         if (Double.isInfinite(max)) {
-            throw new IllegalStateException("the largest logit of row " + row + " is " + max
-                    + ": there is no distribution to draw from");
+            throw DecoderFaults.noDistribution(row, max);
         }
         for (int i = 0; i < n; i++) {
             scores[i] = (scores[i] - max) / config.temperature();
