@@ -37,6 +37,7 @@ public final class CudaBackend implements Backend {
     private final CudaModules modules;
     private final Queue queue = new Queue();
     private final Staging staging;
+    private final CudaFaults faults;
     private final MemoryLedger ledger = new MemoryLedger();
     private final Map<Long, Long> held = new ConcurrentHashMap<>();
     private final Map<Class<?>, Object> kernels = new HashMap<>();
@@ -54,6 +55,7 @@ public final class CudaBackend implements Backend {
         modules = new CudaModules(context);
         check(JCudaDriver.cuStreamCreate(queue, CUstream_flags.CU_STREAM_NON_BLOCKING), "cuStreamCreate");
         staging = new Staging(queue);
+        faults = new CudaFaults();
         conversion = new Conversion(this);
         KernelProvider.Registry registry = new KernelProvider.Registry() {
             @Override
@@ -92,6 +94,11 @@ public final class CudaBackend implements Backend {
     /** The driver's handle of the queue, for libraries called by foreign function. */
     long queueAddress() {
         return queue.address();
+    }
+
+    /** Where kernels report what they cannot compute with. */
+    CudaFaults faults() {
+        return faults;
     }
 
     /** Adds to {@link #describe}: a library that was found, a variant that was chosen. */
@@ -147,8 +154,7 @@ public final class CudaBackend implements Backend {
     }
 
     private void free(long address) {
-        context.enter();
-        check(JCudaDriver.cuStreamSynchronize(queue), "cuStreamSynchronize");
+        await();
         check(JCudaDriver.cuMemFree(Address.device(address)), "cuMemFree");
     }
 
@@ -213,7 +219,13 @@ public final class CudaBackend implements Backend {
         }
     }
 
+    /** Waits for the queue; an error when a kernel found something wrong in its data. */
     void synchronize() {
+        await();
+        faults.check();
+    }
+
+    private void await() {
         context.enter();
         check(JCudaDriver.cuStreamSynchronize(queue), "cuStreamSynchronize");
     }
@@ -244,6 +256,7 @@ public final class CudaBackend implements Backend {
             staging.download(source.data().address(), same.data());
             host.copyFrom(same);
         }
+        faults.check();
     }
 
     @Override
@@ -258,7 +271,7 @@ public final class CudaBackend implements Backend {
             return;
         }
         closed = true;
-        synchronize();
+        await();
         for (AutoCloseable c : closing) {
             close(c);
         }
@@ -268,6 +281,7 @@ public final class CudaBackend implements Backend {
             }
         }
         staging.close();
+        faults.close();
         modules.close();
         check(JCudaDriver.cuStreamDestroy(queue), "cuStreamDestroy");
         context.close();

@@ -1,5 +1,7 @@
 package qlora4j.cuda;
 
+import qlora4j.model.DecoderKernels;
+import qlora4j.optim.OptimKernels;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.KernelProvider;
 
@@ -10,5 +12,7 @@ public final class CudaKernelProvider implements KernelProvider {
         if (!(backend instanceof CudaBackend cuda)) {
             return;
         }
+        registry.add(DecoderKernels.class, new CudaDecoder(cuda));
+        registry.add(OptimKernels.class, new CudaOptim(cuda));
     }
 }

@@ -1,0 +1,60 @@
+package qlora4j.cuda;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import qlora4j.model.DecoderFaults;
+import qlora4j.optim.OptimKernels;
+import qlora4j.optim.OptimScalars;
+
+/** Numbers that the {@code .cu} files share with Java, and the arithmetic of launches. Needs no GPU. */
+class CudaConstantsTest {
+    private static final Path SOURCES = Path.of("src/main/cuda");
+    private static final Map<String, Integer> SHARED = Map.of("LEARNING_RATE", OptimScalars.LEARNING_RATE,
+            "CORRECTION1", OptimScalars.CORRECTION1, "CORRECTION2", OptimScalars.CORRECTION2, "GRAD_SCALE",
+            OptimScalars.GRAD_SCALE, "SUM_OF_SQUARES", OptimScalars.SUM_OF_SQUARES, "GRAD_NORM",
+            OptimScalars.GRAD_NORM, "CLIP_SCALE", OptimScalars.CLIP_SCALE, "CHUNK", OptimKernels.CHUNK, "PARTIALS",
+            OptimKernels.PARTIALS);
+
+    @ParameterizedTest
+    @CsvSource({"adamw.cu,4", "clip.cu,6"})
+    void scalarsLieWhereJavaPutsThem(String source, int expected) throws IOException {
+        Matcher m = Pattern.compile("^constexpr int (\\w+) = (\\d+);", Pattern.MULTILINE)
+                .matcher(Files.readString(SOURCES.resolve(source)));
+        int seen = 0;
+        for (; m.find(); seen++) {
+            assertThat(Integer.valueOf(m.group(2))).as("%s in %s", m.group(1), source)
+                    .isEqualTo(SHARED.get(m.group(1)));
+        }
+        assertThat(seen).isEqualTo(expected);
+    }
+
+    @Test
+    void everyFaultIsNamed() throws IOException {
+        Matcher m = Pattern.compile("([A-Z_]+) = (\\d+)").matcher(Files.readString(SOURCES.resolve("fault.cuh")));
+        int seen = 0;
+        while (m.find()) {
+            seen++;
+            assertThat(CudaFaults.error(Integer.parseInt(m.group(2)), 3, 4, 5)).as(m.group(1))
+                    .hasMessageNotContaining("a kernel reported fault").hasMessageContaining("row 3");
+        }
+        assertThat(seen).isEqualTo(6);
+        assertThat(CudaFaults.error(1, 3, 4, 5)).hasMessage(DecoderFaults.token(3, 4, 5).getMessage());
+        assertThat(CudaFaults.error(99, 3, 4, 5)).hasMessageContaining("a kernel reported fault 99");
+    }
+
+    @ParameterizedTest
+    @CsvSource({"0,512,32", "2,512,32", "1024,512,32", "1025,512,64", "8192,512,256", "100000,512,512",
+            "9000000000,1024,1024"})
+    void threadsAreWholeWarps(long bytes, int most, int expected) {
+        assertThat(CudaDecoder.threads(bytes, most)).isEqualTo(expected);
+    }
+}
