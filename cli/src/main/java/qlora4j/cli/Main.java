@@ -18,6 +18,7 @@ import picocli.CommandLine.Spec;
         scope = ScopeType.INHERIT, synopsisSubcommandLabel = "COMMAND",
         description = {"QLoRA for the JVM: a base model in 4-bit NormalFloat, LoRA adapters trained through it."},
         subcommands = {Demo.class, Finetune.class, Generate.class, Quantize.class, Inspect.class, Verify.class,
+                Bench.class,
                 DumpLogits.class})
 public final class Main implements Runnable {
 

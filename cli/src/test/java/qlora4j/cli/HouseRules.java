@@ -35,7 +35,8 @@ record HouseRules(String root) {
             Map.entry("train", Set.of("model", "optim")),
             Map.entry("cuda", Set.of("tensor", "blockwise", "optim", "lora", "model")),
             Map.entry("verify", Set.of("train")),
-            Map.entry("cli", Set.of("train", "verify")));
+            Map.entry("bench", Set.of("train")),
+            Map.entry("cli", Set.of("train", "verify", "bench")));
 
     /** Beside classes whose top-level name begins with Vector, those that may speak the Vector API. */
     private static final Set<String> VECTOR_HELPERS = Set.of("Lanes");

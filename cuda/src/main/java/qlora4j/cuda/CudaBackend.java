@@ -8,6 +8,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.OptionalLong;
 import java.util.ServiceLoader;
 import java.util.StringJoiner;
 import java.util.concurrent.ConcurrentHashMap;
@@ -210,6 +211,11 @@ public final class CudaBackend implements Backend {
     public long deviceBytesInUse() {
         long[] memory = context.memory();
         return memory[1] - memory[0];
+    }
+
+    @Override
+    public OptionalLong systemBytes() {
+        return OptionalLong.of(deviceBytesInUse());
     }
 
     void zero(long address, long bytes) {

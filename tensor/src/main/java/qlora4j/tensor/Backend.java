@@ -1,5 +1,7 @@
 package qlora4j.tensor;
 
+import java.util.OptionalLong;
+
 /**
  * A device with memory and one set of kernels on it. Several can be open in one process; each is closed by whoever
  * opened it (see {@link Backends}).
@@ -26,6 +28,14 @@ public interface Backend extends AutoCloseable {
 
     /** What is allocated now and was at most, by use. */
     MemoryLedger ledger();
+
+    /**
+     * What the system counts, beside the ledger: bytes of the device in use as its driver says, all of this process's
+     * contexts and libraries included; on a CPU the peak of the process's resident memory. Empty where it is not known.
+     */
+    default OptionalLong systemBytes() {
+        return OptionalLong.empty();
+    }
 
     /** Allocates a tensor that lives until the backend is closed. */
     default Tensor allocate(MemoryUse use, DType dtype, long... shape) {

@@ -1,9 +1,14 @@
 package qlora4j.tensor;
 
+import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
 import java.lang.management.ManagementFactory;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.HashMap;
 import java.util.Map;
+import java.util.OptionalLong;
 import java.util.ServiceLoader;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
@@ -86,6 +91,18 @@ public final class CpuBackend implements Backend {
     @Override
     public MemoryLedger ledger() {
         return ledger;
+    }
+
+    /** {@code VmHWM} of Linux's {@code /proc/self/status}. */
+    @Override
+    public OptionalLong systemBytes() {
+        try (java.util.stream.Stream<String> lines = Files.lines(Path.of("/proc/self/status"))) {
+            return lines.filter(l -> l.startsWith("VmHWM:"))
+                    .mapToLong(l -> 1024 * Long.parseLong(l.replaceAll("\\D", "")))
+                    .findFirst();
+        } catch (IOException | UncheckedIOException e) {
+            return OptionalLong.empty();
+        }
     }
 
     @Override

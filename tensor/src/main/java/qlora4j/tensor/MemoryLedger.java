@@ -25,8 +25,13 @@ public final class MemoryLedger {
         return total;
     }
 
-    /** The most bytes held at once since the backend was opened. */
+    /** The most bytes held at once since the backend was opened, or since {@link #resetPeak}. */
     public synchronized long peak() {
         return peak;
+    }
+
+    /** Lets the peak begin anew at what is held now. */
+    public synchronized void resetPeak() {
+        peak = total;
     }
 }

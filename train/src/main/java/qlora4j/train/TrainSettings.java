@@ -83,6 +83,12 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
         return with(maxSteps, rows, length, learningRate);
     }
 
+    /** The same with or without gradient checkpointing. */
+    public TrainSettings withCheckpointing(boolean on) {
+        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
+                warmupRatio, maxGradNorm, adam, resident, on, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
+    }
+
     private TrainSettings with(int steps, int rows, int length, double rate) {
         return new TrainSettings(steps, epochs, rows, accumulation, length, rate, schedule, warmupRatio, maxGradNorm,
                 adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed);

@@ -1,0 +1,87 @@
+package qlora4j.bench;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Set;
+import java.util.function.Consumer;
+import qlora4j.bench.Ceilings.Bound;
+import qlora4j.lora.Linear.Adapters;
+import qlora4j.model.Adapter;
+import qlora4j.model.Decoder;
+import qlora4j.model.DecoderConfig;
+import qlora4j.model.Generator;
+import qlora4j.model.SamplingConfig;
+
+/** Generation of one sequence: a prompt (prefill), then greedy tokens one by one, by the base and by an adapter. */
+final class DecodeBench {
+    private final Decoder decoder;
+    private final BenchSettings config;
+    private final Ceilings ceilings;
+    private final Consumer<Figure> report;
+    private final int threads;
+
+    DecodeBench(Decoder decoder, BenchSettings config, Ceilings ceilings, Consumer<Figure> report) {
+        this.decoder = decoder;
+        this.config = config;
+        this.ceilings = ceilings;
+        this.report = report;
+        threads = BenchRun.threads(decoder.backend());
+    }
+
+    void run(Adapter adapter) {
+        prefill();
+        decode("decode", "greedy decode, prompt " + config.prompt(), Adapters.NONE);
+        if (adapter != null) {
+            decode("decode.adapter", "the same with an adapter, r = " + config.rank(), adapter.use());
+        }
+    }
+
+    /** Time to the first token of a prompt: prompts differ, so that nothing can be kept from the last. */
+    private void prefill() {
+        DecoderConfig c = decoder.config();
+        try (Generator generator = new Generator(decoder, config.prefill() + 1)) {
+            int[] item = {0};
+            Timing t = Timing.of(() -> generator.generate(RandomBatch.tokens(c.vocab(), config.prefill(), item[0]++), 1,
+                    SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null), () -> {
+                    }, 2 * config.seconds());
+            double work = Work.prefill(c, config.prefill());
+            report.accept(Figure.rate("prefill", "prefill of " + config.prefill() + ", one token chosen", threads, t,
+                    config.prefill(), "tok/s", work, Bound.FLOPS, ceilings.flops())
+                    .with("gflop_per_s", work / 1e9 / t.median()));
+        }
+    }
+
+    private void decode(String id, String what, Adapters adapters) {
+        DecoderConfig c = decoder.config();
+        int[] prompt = RandomBatch.tokens(c.vocab(), config.prompt(), 0);
+        try (Generator generator = new Generator(decoder, config.prompt() + config.newTokens())) {
+            tokens(generator, prompt, adapters, 0.5 * config.seconds());
+            List<Double> seconds = tokens(generator, prompt, adapters, 4 * config.seconds());
+            Timing t = Timing.of(seconds);
+            // All tokens count, slow ones too: the mean, not the median.
+            double mean = seconds.stream().mapToDouble(Double::doubleValue).average().orElseThrow();
+            long linear = decoder.linears().values().stream().mapToLong(l -> l.weight().bytes()).sum();
+            double bytes = Work.decodeBytes(c, linear, decoder.type().bytes(), config.prompt() + seconds.size() / 2.0);
+            Timing whole = new Timing(mean, t.best(), t.samples());
+            report.accept(Figure.rate(id, what + ", " + (seconds.size() + 1) + " new", threads, whole, 1, "tok/s",
+                    bytes, Bound.READ, ceilings.read()).with("median_ms", 1e3 * t.median()));
+        }
+    }
+
+    /** Seconds from each token to the next, until the tokens or about the time are used up; at least two tokens. */
+    private List<Double> tokens(Generator generator, int[] prompt, Adapters adapters, double limit) {
+        List<Double> seconds = new ArrayList<>();
+        long[] at = {0, 0};
+        generator.generate(prompt, config.newTokens(), SamplingConfig.GREEDY, adapters, Set.of(), _ -> {
+            long now = System.nanoTime();
+            if (at[0] == 0) {
+                at[0] = now;
+            } else {
+                seconds.add((now - at[1]) / 1e9);
+            }
+            at[1] = now;
+            return seconds.isEmpty() || (now - at[0]) / 1e9 < limit;
+        });
+        return seconds;
+    }
+}
