@@ -42,7 +42,8 @@ public final class Shapes {
     private static DecoderConfig config(Architecture architecture, int vocab, int hidden, int intermediate, int layers,
             int heads, int kvHeads, int headDim, double theta, int positions, boolean tied, int window) {
         return new DecoderConfig(architecture, vocab, hidden, intermediate, layers, heads, kvHeads, headDim, 1e-5,
-                positions, tied, window, 0, RopeConfig.unscaled(theta), false, false, false, false, DType.F32, DecoderConfig.SILU,
+                positions, tied, window, 0, RopeConfig.unscaled(theta), false, false, false, false, DType.F32,
+                DecoderConfig.SILU,
                 OptionalInt.empty(), List.of(), OptionalInt.empty(), null);
     }
 

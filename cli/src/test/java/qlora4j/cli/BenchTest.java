@@ -32,7 +32,7 @@ class BenchTest {
             "bench train --shape tiny --max-seq-length 9999|lower --max-seq-length",
             "bench --compute-dtype float64|--compute-dtype: float32 and bfloat16",
             "bench ceilings --json no/such/folder/x.json|--json no/such/folder/x.json: expected a file",
-            "bench decode --backend cuda|--backend cuda: "})
+            "bench decode --device gpu|--device gpu: expected cpu, cuda or cuda:N"})
     void wrongArgumentsAreNamed(String arguments, String said) {
         assertThat(run(arguments.split(" "))).as(err.toString()).isEqualTo(2);
         assertThat(err.toString()).contains("qlora: ", said).doesNotContain("\tat ");
