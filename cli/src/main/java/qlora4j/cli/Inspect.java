@@ -70,7 +70,12 @@ final class Inspect implements Callable<Integer> {
         try (PeftAdapter adapter = PeftAdapter.open(path)) {
             LoraConfig c = adapter.config();
             out.println("LoRA adapter: r " + c.rank() + ", alpha " + c.alpha() + ", dropout " + c.dropout()
-                    + ", targets " + String.join(",", c.targetModules())
+                    + ", targets " + c.targets() + (c.rsLora() ? ", rank-stabilized" : "") + (c.dora() ? ", DoRA" : "")
+                    + (c.patterns().isEmpty() ? ""
+                            : ", ranks " + c.patterns().rank() + ", alphas "
+                                    + c.patterns().alpha())
+                    + (c.bias() == LoraConfig.Bias.NONE ? "" : ", bias " + c.bias())
+                    + (c.modulesToSave().isEmpty() ? "" : ", modules to save " + c.modulesToSave())
                     + (c.baseModelName() == null ? "" : ", base model " + c.baseModelName()));
         }
     }

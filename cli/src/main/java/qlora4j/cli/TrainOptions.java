@@ -1,10 +1,12 @@
 package qlora4j.cli;
 
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import picocli.CommandLine.Option;
 import qlora4j.lora.LoraConfig;
+import qlora4j.lora.TargetModules;
 import qlora4j.optim.AdamHyper;
 import qlora4j.optim.AdamHyper.Formula;
 import qlora4j.optim.Residency;
@@ -33,8 +35,53 @@ final class TrainOptions {
 
     @Option(names = "--target-modules", paramLabel = "NAME", split = ",", arity = "1..*",
             defaultValue = LoraConfig.ALL_LINEAR, description = "Layers that get an adapter: names such as"
-                    + " q_proj,v_proj, or all-linear for every one but the head" + SHOWN)
+                    + " q_proj,v_proj, one regular expression for whole paths, or all-linear for every one but the head"
+                    + SHOWN)
     private List<String> targets;
+
+    @Option(names = "--exclude-modules", paramLabel = "NAME", split = ",", arity = "1..*",
+            description = "Layers that get none, by name.")
+    private List<String> exclude = List.of();
+
+    @Option(names = "--layers-to-transform", paramLabel = "N", split = ",", arity = "1..*",
+            description = "The only decoder layers whose modules get an adapter, counted from 0.")
+    private List<Integer> layers = List.of();
+
+    @Option(names = "--layers-pattern", paramLabel = "REGEX", split = ",", arity = "1..*",
+            description = "What stands before a layer's number in a module's path.")
+    private List<String> layersPattern = List.of();
+
+    @Option(names = "--rank-pattern", paramLabel = "REGEX=R", split = ",", arity = "1..*",
+            description = "Ranks of modules that differ from --lora-r, such as q_proj=8.")
+    private Map<String, Integer> ranks = new LinkedHashMap<>();
+
+    @Option(names = "--alpha-pattern", paramLabel = "REGEX=X", split = ",", arity = "1..*",
+            description = "Alphas of modules that differ from --lora-alpha.")
+    private Map<String, Double> alphas = new LinkedHashMap<>();
+
+    @Option(names = "--use-rslora", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
+            description = "Scale by alpha / sqrt(r): rank-stabilized LoRA.")
+    private boolean rsLora;
+
+    @Option(names = "--use-dora", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
+            description = "Split each weight into magnitude and direction: DoRA. Costs one or two more products a layer.")
+    private boolean dora;
+
+    @Option(names = "--bias", paramLabel = "WHICH", defaultValue = "none",
+            description = "Biases of the base model that are trained too: none, all or lora_only" + SHOWN)
+    private String bias;
+
+    @Option(names = "--modules-to-save", paramLabel = "NAME", split = ",", arity = "1..*",
+            description = "Modules that are trained whole and saved with the adapter: embed_tokens, lm_head, norms.")
+    private List<String> modulesToSave = List.of();
+
+    @Option(names = "--init-lora-weights", paramLabel = "NAME", defaultValue = "true",
+            description = "true (A uniform, B zero), gaussian, or loftq (what quantization lost)" + SHOWN)
+    private String init;
+
+    @Option(names = "--loraplus-lr-ratio", paramLabel = "X", defaultValue = "1",
+            description = "What the learning rate of B is multiplied with: LoRA+" + SHOWN)
+    private double loraPlus;
 
     @Option(names = "--max-seq-length", paramLabel = "TOKENS", defaultValue = "512",
             description = "The most tokens of a row; longer ones lose the beginning of their prompt" + SHOWN)
@@ -120,7 +167,11 @@ final class TrainOptions {
 
     /** The adapter. */
     LoraConfig lora(Path model) {
-        return new LoraConfig(rank, alpha, dropout, targets, model.toString(), seed);
+        boolean regex = targets.size() == 1 && !targets.getFirst().matches("[\\w.-]*");
+        TargetModules chosen = new TargetModules(regex ? List.of() : targets, regex ? targets.getFirst() : null,
+                exclude, null, layers, layersPattern);
+        return new LoraConfig(rank, alpha, dropout, chosen, new LoraConfig.Patterns(ranks, alphas), rsLora, dora,
+                LoraConfig.Bias.named(bias), modulesToSave, LoraConfig.Init.named(init), model.toString(), seed);
     }
 
     /** The run. */
@@ -136,7 +187,7 @@ final class TrainOptions {
         }
         return new TrainSettings(maxSteps, epochs, batch, accumulation, maxLength, learningRate, shape, warmupRatio,
                 maxGradNorm, new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, 1), Residency.parse(resident),
-                checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
+                checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlus);
     }
 
     /** The seed of everything random. */

@@ -7,6 +7,11 @@ import qlora4j.tensor.Tensor;
  *
  * @param a [r, in]
  * @param b [out, r]
+ * @param magnitude [out] of DoRA; null without
  */
-public record AdapterWeights(Tensor a, Tensor b) {
+public record AdapterWeights(Tensor a, Tensor b, Tensor magnitude) {
+    /** Plain LoRA. */
+    public AdapterWeights(Tensor a, Tensor b) {
+        this(a, b, null);
+    }
 }

@@ -18,6 +18,9 @@ public final class Linear {
     private final Tensor dWeight;
     private final Tensor dBias;
     private LoraPair[] slots = new LoraPair[0];
+    /** A slot's own bias and its gradient, where an adapter has trained it; null entries: the layer's. */
+    private Tensor[] biases = new Tensor[0];
+    private Tensor[] dBiases = new Tensor[0];
 
     /**
      * A frozen layer.
@@ -79,6 +82,36 @@ public final class Linear {
         slots[slot] = pair;
     }
 
+    /**
+     * Gives a slot a bias of its own in place of the layer's.
+     *
+     * @param own [out]; null takes it away
+     * @param dOwn its gradient, accumulated; null where it is not trained
+     */
+    public void setBias(int slot, Tensor own, Tensor dOwn) {
+        if (own != null && (bias == null || own.size() != outFeatures())) {
+            throw new IllegalArgumentException(name + (bias == null ? " has no bias"
+                    : " has a bias of "
+                            + outFeatures())
+                    + "; the adapter's is " + own + ": was it trained on another model?");
+        }
+        if (slot >= biases.length) {
+            biases = Arrays.copyOf(biases, slot + 1);
+            dBiases = Arrays.copyOf(dBiases, slot + 1);
+        }
+        biases[slot] = own;
+        dBiases[slot] = dOwn;
+    }
+
+    /** The bias of each slot: its own, or the layer's. */
+    interface BiasOf {
+        Tensor slot(int slot);
+    }
+
+    private Tensor biasOf(int slot) {
+        return slot >= 0 && slot < biases.length && biases[slot] != null ? biases[slot] : bias;
+    }
+
     /** The adapter in a slot, or null. */
     public LoraPair get(int slot) {
         return slot < slots.length ? slots[slot] : null;
@@ -130,10 +163,24 @@ public final class Linear {
         public LoraPair pair(int slot) {
             return slot >= 0 && slot < slots.length ? slots[slot] : null;
         }
+
+        /** The same without bias, dropout and gradients of weight and bias. */
+        Call plain() {
+            return new Call(module, weight, null, null, null, slots,
+                    new Adapters(adapters.slot, adapters.ofRow, null));
+        }
     }
 
     private Call call(Adapters adapters) {
-        return new Call(module, weight, bias, dWeight, dBias, slots, adapters);
+        int slot = adapters.ofRow == null ? adapters.slot : Adapters.NO_SLOT;
+        boolean own = biasOf(slot) != bias;
+        return new Call(module, weight, biasOf(slot), dWeight, own ? dBiases[slot] : dBias, slots, adapters);
+    }
+
+    /** Whether rows of one call may differ in more than the pair: in magnitudes or in biases. */
+    private boolean differ(Adapters adapters) {
+        return adapters.ofRow != null && (Arrays.stream(slots).anyMatch(p -> p != null && p.dora() != null)
+                || Arrays.stream(biases).anyMatch(b -> b != null));
     }
 
     /** The type of u for activations of type {@code x}: sums through an adapter are kept in float32 at least. */
@@ -160,7 +207,17 @@ public final class Linear {
         int r = rank(adapters);
         Tensor u = r == 0 ? null : s.take(wide(x.dtype()), n, r);
         Tensor dropped = r == 0 || adapters.dropout() == null ? null : s.take(x.dtype(), n, inFeatures());
-        s.kernels(LoraKernels.class).forward(s, call(adapters), x, residual, y, u, dropped);
+        Call call = call(adapters);
+        if (differ(adapters)) {
+            refuseTraining(dropped != null);
+            if (y != null) {
+                DoraLinear.mixed(s, call, this::biasOf, x, residual, y, u);
+            }
+        } else if (call.single() != null && call.single().dora() != null) {
+            DoraLinear.forward(s, call, call.single(), x, residual, y, u, dropped);
+        } else {
+            s.kernels(LoraKernels.class).forward(s, call, x, residual, y, u, dropped);
+        }
         s.release(dropped);
         return u;
     }
@@ -179,9 +236,29 @@ public final class Linear {
         boolean adapted = u != null;
         Tensor du = adapted ? s.take(u.dtype(), u.shape()) : null;
         Tensor dropped = adapted && adapters.dropout() != null ? s.take(x.dtype(), x.shape()) : null;
-        s.kernels(LoraKernels.class).backward(s, call(adapters), dy, x, u, accumulate, dx, du, dropped);
+        Call call = call(adapters);
+        refuseTraining(differ(adapters));
+        if (call.single() != null && call.single().dora() != null) {
+            refuseDenseTraining();
+            DoraLinear.backward(s, call, call.single(), dy, x, u, accumulate, dx, du, dropped);
+        } else {
+            s.kernels(LoraKernels.class).backward(s, call, dy, x, u, accumulate, dx, du, dropped);
+        }
         s.release(du);
         s.release(dropped);
+    }
+
+    private void refuseTraining(boolean wanted) {
+        if (wanted) {
+            throw new IllegalArgumentException(name + ": rows of several adapters, of which some have magnitudes (DoRA)"
+                    + " or biases of their own, can be run but not trained; train one adapter at a time");
+        }
+    }
+
+    private void refuseDenseTraining() {
+        if (dWeight != null) {
+            throw new IllegalArgumentException(name + ": DoRA beside a weight that is trained itself is not supported");
+        }
     }
 
     private void check(Tensor x, Tensor y, Tensor residual) {

@@ -1,25 +1,119 @@
 package qlora4j.lora;
 
-import java.util.HashSet;
+import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Set;
+import java.util.Locale;
+import java.util.Map;
+import java.util.regex.Pattern;
 
 /**
- * What an adapter is: the part of PEFT's {@code LoraConfig} that is supported. Biases are never trained
- * ({@code bias = "none"}).
+ * What an adapter is: PEFT's {@code LoraConfig} as far as it is supported.
  *
  * @param rank r, the inner dimension of {@code B·A} (Hu et al. 2021, section 4.1): 1 or more
  * @param alpha the numerator of the scale; positive
  * @param dropout probability of dropping an element of an adapter's input in training, in [0, 1)
- * @param targetModules the modules that get an adapter, as {@link TargetModules} matches them; {@link #ALL_LINEAR}
- *     alone for every linear layer but the head
+ * @param targets the modules that get an adapter
+ * @param patterns modules whose rank or alpha differs
+ * @param rsLora whether the scale is {@code alpha / √r} instead of {@code alpha / r} (Kalajdzievski 2023)
+ * @param dora whether the weight is split into magnitude and direction (Liu et al. 2024)
+ * @param bias the biases of the base model that are trained too
+ * @param modulesToSave modules that are trained whole, by name: the embedding, the head, norms
+ * @param init the initial values
  * @param baseModelName the base model's name or path, recorded for PEFT; null where unknown
- * @param seed of the initial A and of dropout; PEFT's files do not record it, so it is 0 in a config that was read
+ * @param seed of the initial values and of dropout; PEFT's files do not record it, so it is 0 in a config that was read
  */
-public record LoraConfig(int rank, double alpha, double dropout, List<String> targetModules, String baseModelName,
+public record LoraConfig(int rank, double alpha, double dropout, TargetModules targets, Patterns patterns,
+        boolean rsLora, boolean dora, Bias bias, List<String> modulesToSave, Init init, String baseModelName,
         long seed) {
     /** The target that stands for every linear layer but the head. */
     public static final String ALL_LINEAR = "all-linear";
+
+    /** Which of the base model's biases are trained, and saved with the adapter. */
+    public enum Bias {
+        NONE, ALL,
+        /** Those of the layers that have an adapter. */
+        LORA_ONLY;
+
+        /** As {@code adapter_config.json} spells it. */
+        @Override
+        public String toString() {
+            return name().toLowerCase(Locale.ROOT);
+        }
+
+        /** The one that is spelled so. */
+        public static Bias named(String text) {
+            for (Bias b : values()) {
+                if (b.toString().equals(text)) {
+                    return b;
+                }
+            }
+            throw new IllegalArgumentException("--bias " + text + ": expected none, all or lora_only");
+        }
+    }
+
+    /** What a new adapter begins with. */
+    public enum Init {
+        /** A uniform in ±1/√in, B zero: PEFT's default, {@code true}. */
+        KAIMING("true"),
+        /** A normal with deviation 1/r, B zero. */
+        GAUSSIAN("gaussian"),
+        /** The best rank-r approximation of what quantization lost (Li et al. 2023, one iteration). */
+        LOFTQ("loftq");
+
+        private final String flag;
+
+        Init(String flag) {
+            this.flag = flag;
+        }
+
+        @Override
+        public String toString() {
+            return flag;
+        }
+
+        /** The one that {@code --init-lora-weights} calls so. */
+        public static Init named(String text) {
+            for (Init i : values()) {
+                if (i.flag.equals(text.toLowerCase(Locale.ROOT))) {
+                    return i;
+                }
+            }
+            throw new IllegalArgumentException("--init-lora-weights " + text
+                    + ": expected true, gaussian or loftq");
+        }
+    }
+
+    /**
+     * Ranks and alphas of modules that differ from the config's. A key is a regular expression for the end of a
+     * module's path; the first key that matches counts.
+     *
+     * @param rank by key
+     * @param alpha by key
+     */
+    public record Patterns(Map<String, Integer> rank, Map<String, Double> alpha) {
+        public static final Patterns NONE = new Patterns(Map.of(), Map.of());
+
+        public Patterns {
+            rank = Collections.unmodifiableMap(new LinkedHashMap<>(rank));
+            alpha = Collections.unmodifiableMap(new LinkedHashMap<>(alpha));
+            rank.forEach((key, r) -> checkRank("--rank-pattern " + key + "=", r));
+            alpha.forEach((key, a) -> checkAlpha("--alpha-pattern " + key + "=", a));
+        }
+
+        public boolean isEmpty() {
+            return rank.isEmpty() && alpha.isEmpty();
+        }
+
+        private static <V> V of(Map<String, V> values, String module, V otherwise) {
+            for (Map.Entry<String, V> e : values.entrySet()) {
+                if (Pattern.compile("(.*\\.)?(" + e.getKey() + ")$").matcher(module).lookingAt()) {
+                    return e.getValue();
+                }
+            }
+            return otherwise;
+        }
+    }
 
     /**
      * Checks every field.
@@ -27,41 +121,72 @@ public record LoraConfig(int rank, double alpha, double dropout, List<String> ta
      * @throws IllegalArgumentException naming the flag that is wrong
      */
     public LoraConfig {
-        if (rank < 1) {
-            throw new IllegalArgumentException("--lora-r " + rank + ": must be at least 1");
-        }
-        if (!(alpha > 0 && alpha < Double.POSITIVE_INFINITY)) {
-            throw new IllegalArgumentException("--lora-alpha " + alpha + ": must be a positive number");
-        }
+        checkRank("--lora-r ", rank);
+        checkAlpha("--lora-alpha ", alpha);
         if (!(dropout >= 0 && dropout < 1)) {
             throw new IllegalArgumentException("--lora-dropout " + dropout + ": must be at least 0 and below 1");
         }
-        targetModules = List.copyOf(targetModules);
-        if (targetModules.isEmpty()) {
-            throw new IllegalArgumentException("--target-modules: give " + ALL_LINEAR + " or at least one name");
-        }
-        Set<String> seen = new HashSet<>();
-        for (String target : targetModules) {
-            if (target.isBlank()) {
-                throw new IllegalArgumentException("--target-modules: a name is empty in " + targetModules);
-            }
-            if (!seen.add(target)) {
-                throw new IllegalArgumentException("--target-modules: " + target + " is given twice");
-            }
-        }
-        if (seen.contains(ALL_LINEAR) && seen.size() > 1) {
-            throw new IllegalArgumentException("--target-modules: " + ALL_LINEAR
-                    + " already stands for every linear layer; leave the other names out of " + targetModules);
+        modulesToSave = List.copyOf(modulesToSave);
+    }
+
+    private static void checkRank(String flag, int rank) {
+        if (rank < 1) {
+            throw new IllegalArgumentException(flag + rank + ": must be at least 1");
         }
     }
 
-    /** What {@code B·A·x} is multiplied with: alpha / r. */
-    public double scale() {
-        return alpha / rank;
+    private static void checkAlpha(String flag, double alpha) {
+        if (!(alpha > 0 && alpha < Double.POSITIVE_INFINITY)) {
+            throw new IllegalArgumentException(flag + alpha + ": must be a positive number");
+        }
     }
 
-    /** Whether every linear layer gets an adapter. */
-    public boolean allLinear() {
-        return targetModules.equals(List.of(ALL_LINEAR));
+    /** Plain LoRA on modules by name. */
+    public LoraConfig(int rank, double alpha, double dropout, List<String> targetModules, String baseModelName,
+            long seed) {
+        this(rank, alpha, dropout, TargetModules.named(targetModules), Patterns.NONE, false, false, Bias.NONE,
+                List.of(), Init.KAIMING, baseModelName, seed);
+    }
+
+    /** The rank of a module's adapter. */
+    public int rank(String module) {
+        return Patterns.of(patterns.rank, module, rank);
+    }
+
+    /** What {@code B·A·x} of a module is multiplied with: alpha / r, or alpha / √r. */
+    public double scale(String module) {
+        double a = Patterns.of(patterns.alpha, module, alpha);
+        int r = rank(module);
+        return rsLora ? a / Math.sqrt(r) : a / r;
+    }
+
+    /** The same on other modules. */
+    public LoraConfig withTargets(TargetModules other) {
+        return new LoraConfig(rank, alpha, dropout, other, patterns, rsLora, dora, bias, modulesToSave, init,
+                baseModelName, seed);
+    }
+
+    /** The same with ranks and alphas of their own. */
+    public LoraConfig withPatterns(Map<String, Integer> ranks, Map<String, Double> alphas) {
+        return new LoraConfig(rank, alpha, dropout, targets, new Patterns(ranks, alphas), rsLora, dora, bias,
+                modulesToSave, init, baseModelName, seed);
+    }
+
+    /** The same with or without rank-stabilized scales and DoRA. */
+    public LoraConfig withVariant(boolean stabilized, boolean decomposed) {
+        return new LoraConfig(rank, alpha, dropout, targets, patterns, stabilized, decomposed, bias, modulesToSave,
+                init, baseModelName, seed);
+    }
+
+    /** The same with biases and whole modules trained too. */
+    public LoraConfig withTrained(Bias biases, List<String> modules) {
+        return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, biases, modules, init,
+                baseModelName, seed);
+    }
+
+    /** The same with other initial values. */
+    public LoraConfig withInit(Init other) {
+        return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, bias, modulesToSave, other,
+                baseModelName, seed);
     }
 }

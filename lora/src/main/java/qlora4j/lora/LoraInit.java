@@ -36,6 +36,15 @@ public final class LoraInit {
         }
     }
 
+    /** PEFT's {@code gaussian}: normal with deviation 1/r. The same numbers decide as for {@link #kaimingUniform}. */
+    public static void gaussian(Tensor a, long seed, int module) {
+        host(a);
+        Philox.Sequence draws = new Philox.Sequence(seed, PURPOSE, module);
+        for (long i = 0; i < a.size(); i++) {
+            a.set(i, draws.nextGaussian() / a.rows());
+        }
+    }
+
     /** Zero, for B. On the host. */
     public static void zero(Tensor b) {
         host(b);

@@ -7,6 +7,7 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.EnumSet;
 import java.util.LinkedHashMap;
+import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import qlora4j.safetensors.AtomicFile;
@@ -17,8 +18,10 @@ import qlora4j.tensor.Tensor;
 
 /**
  * A LoRA adapter as PEFT 0.21 saves it: a directory with {@value #CONFIG} and {@value #WEIGHTS}, whose tensors are
- * named {@code base_model.model.<module path>.lora_A.weight} and {@code .lora_B.weight}. PEFT's names in memory, with
- * its adapter's name {@code default} before {@code weight}, are read too.
+ * named {@code base_model.model.<module path>.lora_A.weight}, {@code .lora_B.weight} and, with DoRA,
+ * {@code .lora_magnitude_vector}; trained biases and modules that are saved whole keep the base model's names behind
+ * {@code base_model.model.}. PEFT's names in memory, with its adapter's name {@code default} before {@code weight}, are
+ * read too.
  *
  * <p>An open adapter maps its file: the tensors are views and can be used until it is closed.
  */
@@ -32,8 +35,16 @@ public final class PeftAdapter implements AutoCloseable {
     private static final String PREFIX = "base_model.model.";
     private static final String A = ".lora_A";
     private static final String B = ".lora_B";
+    private static final String MAGNITUDE = ".lora_magnitude_vector";
+    private static final List<String> PARTS = List.of(A, B, MAGNITUDE);
     private static final String SUFFIX = ".weight";
     private static final String IN_MEMORY_SUFFIX = ".default.weight";
+    private static final String BIAS = ".bias";
+    /** Between the names of a module and its bias, where it has an adapter. */
+    private static final String BASE_LAYER = ".base_layer";
+    private static final String SAVED_IN_MEMORY = ".modules_to_save";
+    /** Written with an adapter without being trained, where the vocabulary has grown. */
+    private static final Set<String> EMBEDDINGS = Set.of("model.embed_tokens.weight", "lm_head.weight");
     private static final Set<DType> DTYPES = Collections.unmodifiableSet(EnumSet.range(DType.F64, DType.F16));
     private static final System.Logger LOG = System.getLogger(PeftAdapter.class.getName());
 
@@ -41,12 +52,15 @@ public final class PeftAdapter implements AutoCloseable {
     private final Safetensors file;
     private final LoraConfig config;
     private final Map<String, AdapterWeights> modules;
+    private final Map<String, Tensor> whole;
 
-    private PeftAdapter(Path directory, Safetensors file, LoraConfig config, Map<String, AdapterWeights> modules) {
+    private PeftAdapter(Path directory, Safetensors file, LoraConfig config, Map<String, AdapterWeights> modules,
+            Map<String, Tensor> whole) {
         this.directory = directory;
         this.file = file;
         this.config = config;
-        this.modules = modules;
+        this.modules = Collections.unmodifiableMap(modules);
+        this.whole = Collections.unmodifiableMap(whole);
     }
 
     /**
@@ -75,10 +89,11 @@ public final class PeftAdapter implements AutoCloseable {
         }
         Safetensors file = Safetensors.open(weights);
         try {
-            Map<String, AdapterWeights> modules = modules(file, weights);
+            Map<String, Tensor> whole = new LinkedHashMap<>();
+            Map<String, AdapterWeights> modules = modules(file, weights, whole);
             LoraConfig config = read.config(modules.keySet());
-            check(weights, config, modules);
-            return new PeftAdapter(directory, file, config, Collections.unmodifiableMap(modules));
+            check(weights, config, modules, whole);
+            return new PeftAdapter(directory, file, config, modules, whole);
         } catch (IllegalArgumentException e) {
             file.close();
             throw new IOException(e.getMessage(), e);
@@ -88,35 +103,57 @@ public final class PeftAdapter implements AutoCloseable {
         }
     }
 
-    private static Map<String, AdapterWeights> modules(Safetensors file, Path path) throws IOException {
-        Map<String, Tensor[]> pairs = new LinkedHashMap<>();
+    /** The adapters' tensors by module; the base model's own that were trained go to {@code whole} by their names. */
+    private static Map<String, AdapterWeights> modules(Safetensors file, Path path, Map<String, Tensor> whole)
+            throws IOException {
+        Map<String, Tensor[]> parts = new LinkedHashMap<>();
         for (String name : file.names()) {
-            String part = strip(name, name.endsWith(IN_MEMORY_SUFFIX) ? IN_MEMORY_SUFFIX : SUFFIX);
-            boolean isA = part.endsWith(A);
-            String module = strip(part, isA ? A : B);
-            if (part.equals(name) || module.equals(part) || !module.startsWith(PREFIX)) {
-                throw new IOException(path + ": tensor " + name
-                        + " is not part of a LoRA adapter: names are " + PREFIX + "<module path>" + A + SUFFIX + " and "
-                        + B + SUFFIX);
+            String stem = strip(name, name.endsWith(IN_MEMORY_SUFFIX) ? IN_MEMORY_SUFFIX : SUFFIX);
+            String part = PARTS.stream().filter(stem::endsWith).findFirst().orElse("");
+            String module = strip(stem, part);
+            boolean twice;
+            if (part.isEmpty() || stem.equals(name) && !part.equals(MAGNITUDE)
+                    || !module.startsWith(PREFIX)) {
+                twice = whole.put(wholeName(name, path), file.tensor(name)) != null;
+            } else {
+                Tensor[] own = parts.computeIfAbsent(module.substring(PREFIX.length()), _ -> new Tensor[PARTS.size()]);
+                twice = own[PARTS.indexOf(part)] != null;
+                own[PARTS.indexOf(part)] = file.tensor(name);
             }
-            Tensor[] pair = pairs.computeIfAbsent(module.substring(PREFIX.length()), _ -> new Tensor[2]);
-            if (pair[isA ? 0 : 1] != null) {
+            if (twice) {
                 throw new IOException(path + ": tensor " + name
                         + " is there twice, with and without the adapter's name");
             }
-            pair[isA ? 0 : 1] = file.tensor(name);
         }
         Map<String, AdapterWeights> modules = new LinkedHashMap<>();
-        for (Map.Entry<String, Tensor[]> entry : pairs.entrySet()) {
-            Tensor[] pair = entry.getValue();
-            int missing = Arrays.asList(pair).indexOf(null);
-            if (missing >= 0) {
-                throw new IOException(path + ": tensor " + name(entry.getKey(), missing == 0 ? A : B)
-                        + " is missing, though its partner is there");
+        for (Map.Entry<String, Tensor[]> entry : parts.entrySet()) {
+            Tensor[] own = entry.getValue();
+            for (int i = 0; i < 2; i++) {
+                if (own[i] == null) {
+                    throw new IOException(path + ": tensor " + name(entry.getKey(), PARTS.get(i))
+                            + " is missing, though its partner is there");
+                }
             }
-            modules.put(entry.getKey(), new AdapterWeights(pair[0], pair[1]));
+            modules.put(entry.getKey(), new AdapterWeights(own[0], own[1], own[2]));
         }
         return modules;
+    }
+
+    /** The base model's name of a tensor that is no adapter's: a bias, or a module that was trained whole. */
+    private static String wholeName(String name, Path path) throws IOException {
+        String base = name.startsWith(PREFIX) ? name.substring(PREFIX.length()) : "";
+        boolean bias = base.endsWith(BIAS);
+        if (base.contains("lora_embedding_")) {
+            throw new IOException(path + ": tensor " + name
+                    + " is an adapter of an embedding, which is not supported: adapters of linear layers are");
+        }
+        if (base.contains("lora_") || base.contains("token_adapter") || !bias && !base.endsWith(SUFFIX)) {
+            throw new IOException(path + ": tensor " + name + " is not part of a LoRA adapter: names are " + PREFIX
+                    + "<module path>" + A + SUFFIX + ", " + B + SUFFIX + ", " + MAGNITUDE
+                    + ", or a trained bias or module of the base model");
+        }
+        return strip(strip(strip(base, bias ? BIAS : base.endsWith(IN_MEMORY_SUFFIX) ? IN_MEMORY_SUFFIX : SUFFIX),
+                BASE_LAYER), SAVED_IN_MEMORY) + (bias ? BIAS : SUFFIX);
     }
 
     private static String strip(String text, String end) {
@@ -124,41 +161,71 @@ public final class PeftAdapter implements AutoCloseable {
     }
 
     private static String name(String module, String part) {
-        return PREFIX + module + part + SUFFIX;
+        return PREFIX + module + part + (part.equals(MAGNITUDE) ? "" : SUFFIX);
     }
 
     /** Checks an adapter that was read from, or is to be written to, {@code file}. */
-    private static void check(Path file, LoraConfig config, Map<String, AdapterWeights> modules) {
+    private static void check(Path file, LoraConfig config, Map<String, AdapterWeights> modules,
+            Map<String, Tensor> whole) {
+        whole.forEach((name, t) -> {
+            boolean asked = name.endsWith(BIAS) && config.bias() != LoraConfig.Bias.NONE || EMBEDDINGS.contains(name)
+                    || config.modulesToSave().stream().anyMatch(m -> strip(name, SUFFIX).endsWith(m));
+            if (!asked || !DTYPES.contains(t.dtype())) {
+                throw new IllegalArgumentException(file + ": tensor " + PREFIX + name + (asked
+                        ? " is " + t + "; an adapter's tensors are one of " + DTYPES
+                        : " is not part of a LoRA adapter: neither bias = " + config.bias() + " nor modules_to_save = "
+                                + config.modulesToSave() + " of the configuration asks for it"));
+            }
+        });
         if (modules.isEmpty()) {
             throw new IllegalArgumentException(file + ": the adapter has no tensors");
         }
         modules.forEach((module, weights) -> {
             Tensor a = weights.a();
             Tensor b = weights.b();
-            if (a.rank() != 2 || a.dim(0) != config.rank()) {
-                throw shape(file, module, A, a, "[r, in]", config);
+            Tensor m = weights.magnitude();
+            int rank = config.rank(module);
+            if (a.rank() != 2 || a.dim(0) != rank) {
+                throw shape(file, module, A, a, "[r, in]", rank);
             }
-            if (b.rank() != 2 || b.dim(1) != config.rank()) {
-                throw shape(file, module, B, b, "[out, r]", config);
+            if (b.rank() != 2 || b.dim(1) != rank) {
+                throw shape(file, module, B, b, "[out, r]", rank);
             }
-            for (Tensor t : new Tensor[]{a, b}) {
-                if (!DTYPES.contains(t.dtype())) {
-                    throw new IllegalArgumentException(file + ": tensor " + name(module, t == a ? A : B) + " is " + t
+            if (config.dora() != (m != null)) {
+                throw new IllegalArgumentException(file + ": tensor " + name(module, MAGNITUDE) + (m == null
+                        ? " is missing; use_dora asks for it"
+                        : " is there, but the configuration has no use_dora"));
+            }
+            if (m != null && m.size() != b.dim(0)) {
+                throw shape(file, module, MAGNITUDE, m, "[out]", rank);
+            }
+            for (int i = 0; i < PARTS.size(); i++) {
+                Tensor t = i == 0 ? a : i == 1 ? b : m;
+                if (t != null && !DTYPES.contains(t.dtype())) {
+                    throw new IllegalArgumentException(file + ": tensor " + name(module, PARTS.get(i)) + " is " + t
                             + "; an adapter's tensors are one of " + DTYPES);
                 }
             }
-            if (!config.allLinear() && !TargetModules.matchesAny(config.targetModules(), module)) {
+            if (!config.targets().matches(module, config.modulesToSave())) {
                 throw new IllegalArgumentException(file + ": module " + module
-                        + " has tensors, but the configuration's target modules " + config.targetModules()
-                        + " do not mean it");
+                        + " has tensors, but the configuration's target modules [" + config.targets()
+                        + "] do not mean it");
             }
         });
     }
 
     private static IllegalArgumentException shape(Path file, String module, String part, Tensor t, String form,
-            LoraConfig config) {
+            int rank) {
         return new IllegalArgumentException(file + ": tensor " + name(module, part) + " is " + t + "; with the rank "
-                + config.rank() + " of the configuration it must be " + form);
+                + rank + " of the configuration it must be " + form);
+    }
+
+    /**
+     * {@link #write(Path, LoraConfig, Map, Map)} of an adapter without biases and whole modules.
+     */
+    public static void write(Path directory, LoraConfig config, Map<String, AdapterWeights> modules)
+            throws IOException {
+        write(directory, config, modules, Map.of());
     }
 
     /**
@@ -167,16 +234,27 @@ public final class PeftAdapter implements AutoCloseable {
      * leaves the old adapter, the new one, or weights without a configuration, which cannot be opened.
      *
      * @param modules by module path, such as {@code model.layers.0.mlp.up_proj}; host tensors
+     * @param whole trained biases and modules that are saved whole, by their names in the base model; host tensors
      * @throws IllegalArgumentException if a shape or a name does not fit {@code config}
      * @throws IOException if a file cannot be written
      */
-    public static void write(Path directory, LoraConfig config, Map<String, AdapterWeights> modules)
-            throws IOException {
+    public static void write(Path directory, LoraConfig config, Map<String, AdapterWeights> modules,
+            Map<String, Tensor> whole) throws IOException {
         Path configFile = directory.resolve(CONFIG);
         Path weights = directory.resolve(WEIGHTS);
-        check(weights, config, modules);
+        check(weights, config, modules, whole);
         SafetensorsWriter writer = new SafetensorsWriter().metadata("format", "pt");
-        modules.forEach((module, pair) -> writer.add(name(module, A), pair.a()).add(name(module, B), pair.b()));
+        modules.forEach((module, own) -> {
+            writer.add(name(module, A), own.a()).add(name(module, B), own.b());
+            if (own.magnitude() != null) {
+                writer.add(name(module, MAGNITUDE), own.magnitude());
+            }
+        });
+        whole.forEach((name, t) -> {
+            String module = strip(name, BIAS);
+            boolean wrapped = !module.equals(name) && modules.containsKey(module);
+            writer.add(PREFIX + (wrapped ? module + BASE_LAYER + BIAS : name), t);
+        });
         byte[] json = PeftConfig.write(config, modules.keySet());
         Files.createDirectories(directory);
         if (Files.exists(configFile) && !Arrays.equals(Files.readAllBytes(configFile), json)) {
@@ -199,6 +277,11 @@ public final class PeftAdapter implements AutoCloseable {
     /** The tensors by module path, such as {@code model.layers.0.mlp.up_proj}, in the order of the file. */
     public Map<String, AdapterWeights> modules() {
         return modules;
+    }
+
+    /** Trained biases and modules that were saved whole, by their names in the base model. */
+    public Map<String, Tensor> whole() {
+        return whole;
     }
 
     /** Unmaps the file. Closing twice is harmless. */

@@ -16,6 +16,7 @@ import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -34,6 +35,17 @@ final class PeftConfig {
     private static final String TYPE = "peft_type";
     private static final String VERSION = "peft_version";
     private static final String BASE = "base_model_name_or_path";
+    private static final String EXCLUDE = "exclude_modules";
+    private static final String LAYERS = "layers_to_transform";
+    private static final String LAYERS_PATTERN = "layers_pattern";
+    private static final String RANKS = "rank_pattern";
+    private static final String ALPHAS = "alpha_pattern";
+    private static final String RSLORA = "use_rslora";
+    private static final String DORA = "use_dora";
+    private static final String BIAS = "bias";
+    private static final String SAVED = "modules_to_save";
+    private static final Set<String> READ = Set.of(TARGETS, R, ALPHA, DROPOUT, TYPE, EXCLUDE, LAYERS, LAYERS_PATTERN,
+            RANKS, ALPHAS, RSLORA, DORA, BIAS, SAVED);
 
     /** An adapter without any extension, as PEFT writes it: every field it knows. */
     private static final String NEUTRAL = """
@@ -58,7 +70,7 @@ final class PeftConfig {
             "loftq_config", "lora_ga_config");
 
     /** Initializations that leave the base model's weights as they are. */
-    private static final Set<String> PLAIN_INIT = Set.of("true", "false", "gaussian", "orthogonal");
+    private static final Set<String> PLAIN_INIT = Set.of("true", "false", "gaussian", "orthogonal", "eva");
 
     private static final JsonMapper JSON = JsonMapper.builder().enable(JsonParser.Feature.STRICT_DUPLICATE_DETECTION)
             .enable(DeserializationFeature.FAIL_ON_TRAILING_TOKENS).enable(JsonWriteFeature.ESCAPE_NON_ASCII).build();
@@ -69,13 +81,16 @@ final class PeftConfig {
     /**
      * What was read.
      *
-     * @param targets the names in {@code target_modules}; null where the file holds none or a pattern
+     * @param config with the targets that the file names; where it names none, every linear layer
+     * @param targeted whether it names any: if not, the modules with tensors are the targets
      * @param unknown fields that PEFT's release does not have
      */
-    record Read(int rank, double alpha, double dropout, String base, List<String> targets, List<String> unknown) {
-        /** The config of an adapter on {@code modules}, which stand in for targets that are not names. */
+    record Read(LoraConfig config, boolean targeted, List<String> unknown) {
+        /** The config of an adapter on {@code modules}, which stand in for targets that the file leaves out. */
         LoraConfig config(Collection<String> modules) {
-            return new LoraConfig(rank, alpha, dropout, targets == null ? List.copyOf(modules) : targets, base, 0);
+            return targeted || modules.isEmpty()
+                    ? config
+                    : config.withTargets(TargetModules.named(List.copyOf(modules)));
         }
     }
 
@@ -93,8 +108,8 @@ final class PeftConfig {
         ObjectNode neutral = neutral();
         String type = json.path(TYPE).asText("");
         if (!type.equals(PEFT_TYPE)) {
-            throw new IOException(file + ": peft_type is " + shown(json.get(TYPE)) + "; only " + PEFT_TYPE
-                    + " adapters can be read");
+            throw new UnsupportedAdapterException(file + ": peft_type is " + shown(json.get(TYPE)) + "; only "
+                    + PEFT_TYPE + " adapters can be read", "peft_type = " + shown(json.get(TYPE)));
         }
         List<String> unknown = new ArrayList<>();
         for (Map.Entry<String, JsonNode> field : json.properties()) {
@@ -102,9 +117,9 @@ final class PeftConfig {
             if (expected == null) {
                 unknown.add(field.getKey() + " = " + field.getValue());
             } else if (!supported(field.getKey(), field.getValue(), expected)) {
-                throw new IOException(file + ": " + field.getKey() + " = " + field.getValue()
-                        + " is not supported (only " + expected
-                        + " is), and without it the adapter would be another one");
+                String feature = field.getKey() + " = " + field.getValue();
+                throw new UnsupportedAdapterException(file + ": " + feature + " is not supported (only " + expected
+                        + " is), and without it the adapter would be another one", feature);
             }
         }
         JsonNode rank = json.get(R);
@@ -112,12 +127,14 @@ final class PeftConfig {
             throw new IOException(file + ": " + R + " is " + shown(rank) + "; it must be a whole number, the rank");
         }
         JsonNode base = json.path(BASE);
+        JsonNode targets = json.path(TARGETS);
+        boolean targeted = !targets.isMissingNode() && !targets.isNull();
         try {
-            Read read = new Read(rank.intValue(), number(file, json, ALPHA), json.hasNonNull(DROPOUT)
-                    ? number(file, json, DROPOUT)
-                    : 0, base.isTextual() ? base.textValue() : null, targets(file, json.path(TARGETS)), unknown);
-            read.config(List.of(LoraConfig.ALL_LINEAR));
-            return read;
+            return new Read(new LoraConfig(rank.intValue(), number(file, json, ALPHA),
+                    json.hasNonNull(DROPOUT) ? number(file, json, DROPOUT) : 0, targets(file, json, targeted),
+                    patterns(file, json), json.path(RSLORA).asBoolean(), json.path(DORA).asBoolean(),
+                    LoraConfig.Bias.named(json.path(BIAS).asText("none")), names(file, json, SAVED),
+                    LoraConfig.Init.KAIMING, base.isTextual() ? base.textValue() : null, 0), targeted, unknown);
         } catch (IllegalArgumentException e) {
             throw new IOException(file + ": " + e.getMessage(), e);
         }
@@ -125,9 +142,8 @@ final class PeftConfig {
 
     private static boolean supported(String name, JsonNode value, JsonNode expected) {
         return switch (name) {
-            case R, ALPHA, DROPOUT, TARGETS, TYPE -> true;
             case INIT -> value.isNull() || PLAIN_INIT.contains(value.asText());
-            default -> FREE.contains(name) || value.equals(expected) || value.isNull()
+            default -> READ.contains(name) || FREE.contains(name) || value.equals(expected) || value.isNull()
                     || value.isContainerNode() && value.isEmpty();
         };
     }
@@ -140,22 +156,61 @@ final class PeftConfig {
         return value.doubleValue();
     }
 
-    /** The listed names; null where none are given, or a pattern: then the tensors say which modules. */
-    private static List<String> targets(Path file, JsonNode value) throws IOException {
-        if (value.asText("").equals(LoraConfig.ALL_LINEAR)) {
-            return List.of(LoraConfig.ALL_LINEAR);
-        }
-        if (value.isMissingNode() || value.isNull() || value.isTextual()) {
-            return null;
-        }
-        List<String> targets = new ArrayList<>();
-        for (JsonNode target : value) {
-            targets.add(target.textValue());
-        }
-        if (!value.isArray() || targets.isEmpty() || targets.contains(null)) {
+    private static TargetModules targets(Path file, JsonNode json, boolean targeted) throws IOException {
+        JsonNode value = json.path(TARGETS);
+        boolean all = !targeted || value.asText("").equalsIgnoreCase(LoraConfig.ALL_LINEAR);
+        String pattern = !all && value.isTextual() ? value.textValue() : null;
+        List<String> names = all ? List.of(LoraConfig.ALL_LINEAR) : names(file, json, TARGETS);
+        if (!all && pattern == null && names.isEmpty()) {
             throw new IOException(file + ": " + TARGETS + " is " + value + "; it must be a list of names");
         }
-        return targets;
+        boolean regex = json.path(EXCLUDE).isTextual();
+        List<Integer> layers = new ArrayList<>();
+        for (JsonNode layer : json.path(LAYERS).isArray() ? json.path(LAYERS) : List.of(json.path(LAYERS))) {
+            if (layer.isIntegralNumber()) {
+                layers.add(layer.intValue());
+            } else if (!layer.isMissingNode() && !layer.isNull()) {
+                throw new IOException(file + ": " + LAYERS + " is " + json.get(LAYERS)
+                        + "; it must be a number or a list of numbers");
+            }
+        }
+        List<String> before = json.path(LAYERS_PATTERN).isTextual()
+                ? List.of(json.path(LAYERS_PATTERN).textValue())
+                : names(file, json, LAYERS_PATTERN);
+        return new TargetModules(pattern == null ? names : List.of(), pattern,
+                regex ? List.of() : names(file, json, EXCLUDE), regex ? json.path(EXCLUDE).textValue() : null, layers,
+                layers.isEmpty() ? List.of() : before);
+    }
+
+    private static LoraConfig.Patterns patterns(Path file, JsonNode json) throws IOException {
+        Map<String, Integer> ranks = new LinkedHashMap<>();
+        Map<String, Double> alphas = new LinkedHashMap<>();
+        for (Map.Entry<String, JsonNode> e : json.path(RANKS).properties()) {
+            if (!e.getValue().isIntegralNumber()) {
+                throw new IOException(file + ": " + RANKS + " has " + e + "; a rank is a whole number");
+            }
+            ranks.put(e.getKey(), e.getValue().intValue());
+        }
+        for (Map.Entry<String, JsonNode> e : json.path(ALPHAS).properties()) {
+            if (!e.getValue().isNumber()) {
+                throw new IOException(file + ": " + ALPHAS + " has " + e + "; an alpha is a number");
+            }
+            alphas.put(e.getKey(), e.getValue().doubleValue());
+        }
+        return new LoraConfig.Patterns(ranks, alphas);
+    }
+
+    /** The strings of a list; none where the field is missing, null or a string. */
+    private static List<String> names(Path file, JsonNode json, String field) throws IOException {
+        JsonNode value = json.path(field);
+        List<String> names = new ArrayList<>();
+        for (JsonNode name : value) {
+            if (!value.isArray() || !name.isTextual()) {
+                throw new IOException(file + ": " + field + " is " + value + "; it must be a list of names");
+            }
+            names.add(name.textValue());
+        }
+        return names;
     }
 
     private static String shown(JsonNode value) {
@@ -172,15 +227,49 @@ final class PeftConfig {
         json.put(VERSION, PEFT_VERSION);
         json.put(BASE, config.baseModelName());
         json.put(R, config.rank());
-        if (config.alpha() == (int) config.alpha()) {
-            json.put(ALPHA, (int) config.alpha());
-        } else {
-            json.put(ALPHA, config.alpha());
-        }
+        put(json, ALPHA, config.alpha());
         json.put(DROPOUT, config.dropout());
-        ArrayNode targets = json.putArray(TARGETS);
-        new TreeSet<>(config.allLinear() ? TargetModules.names(modules) : config.targetModules()).forEach(targets::add);
+        json.put(RSLORA, config.rsLora());
+        json.put(DORA, config.dora());
+        json.put(BIAS, config.bias().toString());
+        TargetModules t = config.targets();
+        if (t.pattern() != null) {
+            json.put(TARGETS, t.pattern());
+        } else {
+            list(json, TARGETS, new TreeSet<>(t.allLinear() ? TargetModules.lastParts(modules) : t.names()));
+        }
+        if (t.excludePattern() != null) {
+            json.put(EXCLUDE, t.excludePattern());
+        } else if (!t.exclude().isEmpty()) {
+            list(json, EXCLUDE, t.exclude());
+        }
+        if (!t.layers().isEmpty()) {
+            ArrayNode layers = json.putArray(LAYERS);
+            t.layers().forEach(layers::add);
+        }
+        if (!t.layersPattern().isEmpty()) {
+            list(json, LAYERS_PATTERN, t.layersPattern());
+        }
+        config.patterns().rank().forEach(((ObjectNode) json.get(RANKS))::put);
+        config.patterns().alpha().forEach((key, alpha) -> put((ObjectNode) json.get(ALPHAS), key, alpha));
+        if (!config.modulesToSave().isEmpty()) {
+            list(json, SAVED, config.modulesToSave());
+        }
         return JSON.writer(printer()).writeValueAsString(json).getBytes(StandardCharsets.UTF_8);
+    }
+
+    /** A whole number without a point, as Python writes an int. */
+    private static void put(ObjectNode json, String field, double value) {
+        if (value == (int) value) {
+            json.put(field, (int) value);
+        } else {
+            json.put(field, value);
+        }
+    }
+
+    private static void list(ObjectNode json, String field, Collection<String> names) {
+        ArrayNode list = json.putArray(field);
+        names.forEach(list::add);
     }
 
     private static ObjectNode neutral() throws IOException {

@@ -2,64 +2,175 @@ package qlora4j.lora;
 
 import java.util.ArrayList;
 import java.util.Collection;
+import java.util.HashSet;
 import java.util.List;
+import java.util.Set;
 import java.util.TreeSet;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
+import java.util.regex.PatternSyntaxException;
 
 /**
- * Which modules get an adapter, by PEFT's rule for a list of names ({@code check_target_module_exists}): a module is
- * meant by a target that equals its path, or that is the end of its path after a dot.
+ * Which modules get an adapter, by PEFT's rules ({@code check_target_module_exists} of release 0.21): a name means a
+ * module whose path equals it or ends with it after a dot; a pattern means the modules whose whole path it matches.
+ *
+ * @param names of modules; {@link LoraConfig#ALL_LINEAR} alone for every linear layer but the head; empty where there
+ *         is a pattern
+ * @param pattern a regular expression in place of names, or null
+ * @param exclude names of modules that are left out
+ * @param excludePattern the same as a regular expression, or null
+ * @param layers the only layers whose modules are taken; empty for all. As in PEFT it does not restrict a name that is
+ *         a module's whole path, nor a pattern
+ * @param layersPattern what stands before the layer's number in a path; empty for anything
  */
-public final class TargetModules {
-    private TargetModules() {
+public record TargetModules(List<String> names, String pattern, List<String> exclude, String excludePattern,
+        List<Integer> layers, List<String> layersPattern) {
+    private static final String NAMED_GROUP = "(?P<";
+
+    /** Checks every field. */
+    public TargetModules {
+        names = List.copyOf(names);
+        exclude = List.copyOf(exclude);
+        layers = List.copyOf(layers);
+        layersPattern = List.copyOf(layersPattern);
+        if (names.isEmpty() == (pattern == null)) {
+            throw new IllegalArgumentException("--target-modules: give " + LoraConfig.ALL_LINEAR
+                    + ", at least one name, or one regular expression");
+        }
+        Set<String> seen = new HashSet<>();
+        for (String target : names) {
+            if (target.isBlank()) {
+                throw new IllegalArgumentException("--target-modules: a name is empty in " + names);
+            }
+            if (!seen.add(target)) {
+                throw new IllegalArgumentException("--target-modules: " + target + " is given twice");
+            }
+        }
+        if (seen.contains(LoraConfig.ALL_LINEAR) && seen.size() > 1) {
+            throw new IllegalArgumentException("--target-modules: " + LoraConfig.ALL_LINEAR
+                    + " already stands for every linear layer; leave the other names out of " + names);
+        }
+        compile("--target-modules", pattern);
+        compile("--exclude-modules", excludePattern);
+        layersPattern.forEach(p -> compile("--layers-pattern", p));
+        for (int layer : layers) {
+            if (layer < 0) {
+                throw new IllegalArgumentException("--layers-to-transform " + layer + ": layers count from 0");
+            }
+        }
+        if (!layersPattern.isEmpty() && layers.isEmpty()) {
+            throw new IllegalArgumentException("--layers-pattern has no effect without --layers-to-transform");
+        }
     }
 
-    /** {@link #resolve(List, Collection)} of a config's targets. */
+    /** Modules by name. */
+    public static TargetModules named(List<String> names) {
+        return new TargetModules(names, null, List.of(), null, List.of(), List.of());
+    }
+
+    /** A pattern of Python's, whose named groups are spelled otherwise. */
+    private static Pattern compile(String flag, String regex) {
+        try {
+            return regex == null ? null : Pattern.compile(regex.replace(NAMED_GROUP, "(?<"));
+        } catch (PatternSyntaxException e) {
+            throw new IllegalArgumentException(flag + " " + regex + ": not a regular expression: "
+                    + e.getDescription(), e);
+        }
+    }
+
+    /** Whether every linear layer is meant. */
+    public boolean allLinear() {
+        return names.equals(List.of(LoraConfig.ALL_LINEAR));
+    }
+
+    /** {@link #resolve(LoraConfig, Collection)} of names alone. */
+    public static List<String> resolve(List<String> targets, Collection<String> linearModules) {
+        return named(targets).among(linearModules, List.of());
+    }
+
+    /** The modules that get an adapter under a config. */
     public static List<String> resolve(LoraConfig config, Collection<String> linearModules) {
-        return resolve(config.targetModules(), linearModules);
+        return config.targets().among(linearModules, config.modulesToSave());
     }
 
     /**
      * The modules that get an adapter, in the order of {@code linearModules}.
      *
-     * @param targets names, or {@link LoraConfig#ALL_LINEAR} alone for all of {@code linearModules}
      * @param linearModules paths of the model's linear layers, such as {@code model.layers.0.mlp.up_proj}, without the
      *     head
-     * @throws IllegalArgumentException if a target means none of them
+     * @param saved modules that are trained whole: what lies in them gets no adapter
+     * @throws IllegalArgumentException if a name means none of them, or nothing is left
      */
-    public static List<String> resolve(List<String> targets, Collection<String> linearModules) {
-        if (targets.equals(List.of(LoraConfig.ALL_LINEAR))) {
-            return List.copyOf(linearModules);
-        }
-        for (String target : targets) {
-            if (linearModules.stream().noneMatch(path -> matches(target, path))) {
+    public List<String> among(Collection<String> linearModules, Collection<String> saved) {
+        for (String target : allLinear() ? List.<String>of() : names) {
+            if (linearModules.stream().noneMatch(path -> ends(target, path))) {
                 throw new IllegalArgumentException("--target-modules: no linear layer is called " + target
-                        + "; the names are " + names(linearModules) + ", or " + LoraConfig.ALL_LINEAR
+                        + "; the names are " + lastParts(linearModules) + ", or " + LoraConfig.ALL_LINEAR
                         + " for all of them");
             }
         }
         List<String> chosen = new ArrayList<>();
         for (String path : linearModules) {
-            if (matchesAny(targets, path)) {
+            if (matches(path, saved)) {
                 chosen.add(path);
             }
+        }
+        if (chosen.isEmpty()) {
+            throw new IllegalArgumentException("--target-modules" + (pattern == null ? "" : " " + pattern)
+                    + ": no linear layer is left; their paths are such as " + linearModules.iterator().next()
+                    + (layers.isEmpty() ? "" : ", --layers-to-transform is " + layers)
+                    + (exclude.isEmpty() && excludePattern == null ? "" : ", and some are excluded"));
         }
         return List.copyOf(chosen);
     }
 
-    static boolean matchesAny(Collection<String> targets, String path) {
-        return targets.stream().anyMatch(target -> matches(target, path));
+    /** Whether the module at {@code path} gets an adapter. */
+    boolean matches(String path, Collection<String> saved) {
+        if (excludePattern != null && compile("--exclude-modules", excludePattern).matcher(path).matches()
+                || exclude.stream().anyMatch(e -> ends(e, path))) {
+            return false;
+        }
+        for (String module : saved) {
+            if (Pattern.compile("(^|.*\\.)" + module + "($|\\..*)").matcher(path).lookingAt()) {
+                return false;
+            }
+        }
+        if (pattern != null) {
+            return compile("--target-modules", pattern).matcher(path).matches();
+        }
+        if (names.contains(path)) {
+            return true;
+        }
+        return (allLinear() || names.stream().anyMatch(n -> ends(n, path))) && (layers.isEmpty() || inLayers(path));
     }
 
-    private static boolean matches(String target, String path) {
-        return path.equals(target) || path.endsWith("." + target);
+    private boolean inLayers(String path) {
+        for (String before : layersPattern.isEmpty() ? List.of("[^.]*") : layersPattern) {
+            Matcher m = Pattern.compile("(?:^|.*?\\.)" + before + "\\.(\\d+)\\.").matcher(path);
+            if (m.lookingAt()) {
+                return layers.contains(Integer.parseInt(m.group(1)));
+            }
+        }
+        return false;
+    }
+
+    private static boolean ends(String name, String path) {
+        return path.equals(name) || path.endsWith("." + name);
     }
 
     /** The last parts of the modules' paths, sorted: the names that mean a module in every layer. */
-    static List<String> names(Collection<String> paths) {
+    static List<String> lastParts(Collection<String> paths) {
         TreeSet<String> names = new TreeSet<>();
         for (String path : paths) {
             names.add(path.substring(path.lastIndexOf('.') + 1));
         }
         return List.copyOf(names);
+    }
+
+    @Override
+    public String toString() {
+        return (pattern == null ? String.join(",", names) : pattern) + (layers.isEmpty() ? "" : " in layers " + layers)
+                + (exclude.isEmpty() ? "" : " without " + String.join(",", exclude))
+                + (excludePattern == null ? "" : " without " + excludePattern);
     }
 }

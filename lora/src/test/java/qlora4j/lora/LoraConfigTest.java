@@ -5,6 +5,7 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.util.Collection;
 import java.util.List;
+import java.util.Map;
 import org.junit.jupiter.api.Test;
 
 class LoraConfigTest {
@@ -36,7 +37,48 @@ class LoraConfigTest {
 
     @Test
     void scaleIsAlphaOverRank() {
-        assertThat(config(64, 16, 0, "q_proj").scale()).isEqualTo(0.25);
+        assertThat(config(64, 16, 0, "q_proj").scale(LINEARS.getFirst())).isEqualTo(0.25);
+    }
+
+    /** A key is a regular expression for the end of a path, after a dot or whole; the first that matches counts. */
+    @Test
+    void patternsGiveModulesRanksAndAlphasOfTheirOwn() {
+        LoraConfig config = config(64, 16, 0, "q_proj").withPatterns(
+                Map.of("layers\\.1\\..*q_proj", 4), Map.of("q_proj", 8.0, "roj", 1.0));
+        assertThat(LINEARS.stream().map(config::rank)).containsExactly(64, 64, 4, 64);
+        assertThat(LINEARS.stream().map(config::scale)).containsExactly(8 / 64.0, 16 / 64.0, 2.0, 16 / 64.0);
+        LoraConfig stabilized = config.withVariant(true, false);
+        assertThat(LINEARS.stream().map(stabilized::scale)).containsExactly(1.0, 2.0, 4.0, 2.0);
+        refused(() -> config.withPatterns(Map.of("q_proj", 0), Map.of()), "--rank-pattern q_proj=0");
+        refused(() -> config.withPatterns(Map.of(), Map.of("q_proj", -1.0)), "--alpha-pattern q_proj=-1.0");
+    }
+
+    private static List<String> resolve(List<String> names, String regex, List<String> exclude, List<Integer> layers,
+            List<String> before) {
+        return new TargetModules(names, regex, exclude, null, layers, before).among(LINEARS, List.of());
+    }
+
+    @Test
+    void targetsByPatternLayerAndExclusionAsInPeft() {
+        assertThat(resolve(List.of(), ".*\\.0\\..*|.*1.*up_proj", List.of(), List.of(), List.of()))
+                .containsExactly(LINEARS.get(0), LINEARS.get(1), LINEARS.get(3));
+        assertThat(resolve(List.of(), ".*(?P<name>q)_proj", List.of(), List.of(), List.of())).hasSize(2);
+        assertThat(resolve(List.of("all-linear"), null, List.of("q_proj"), List.of(1), List.of()))
+                .containsExactly(LINEARS.get(3));
+        assertThat(resolve(List.of("q_proj"), null, List.of(), List.of(1), List.of("layers")))
+                .containsExactly(LINEARS.get(2));
+        // A whole path is taken whatever its layer.
+        assertThat(resolve(List.of(LINEARS.getFirst()), null, List.of(), List.of(1), List.of()))
+                .containsExactly(LINEARS.getFirst());
+        refused(() -> resolve(List.of("q_proj"), null, List.of(), List.of(7), List.of()),
+                "--target-modules: no linear layer is left");
+        refused(() -> resolve(List.of("q_proj"), null, List.of(), List.of(1), List.of("blocks")),
+                "--target-modules: no linear layer is left");
+        refused(() -> resolve(List.of(), "q_proj", List.of(), List.of(), List.of()),
+                "--target-modules q_proj: no linear layer is left");
+        refused(() -> resolve(List.of(), "(", List.of(), List.of(), List.of()), "--target-modules (: not a regular");
+        refused(() -> resolve(List.of("q_proj"), null, List.of(), List.of(-1), List.of()), "--layers-to-transform -1");
+        refused(() -> resolve(List.of("q_proj"), null, List.of(), List.of(), List.of("layers")), "--layers-pattern");
     }
 
     @Test
@@ -51,7 +93,7 @@ class LoraConfigTest {
 
     @Test
     void aTargetThatMeansNothingIsAnError() {
-        for (String target : List.of("proj", "_proj", "k_proj", "self_attn", "", "q_proj.")) {
+        for (String target : List.of("proj", "_proj", "k_proj", "self_attn", "q_proj.")) {
             refused(() -> TargetModules.resolve(List.of("up_proj", target), LINEARS), "--target-modules: no linear"
                     + " layer is called " + target + "; the names are [q_proj, up_proj], or all-linear");
         }

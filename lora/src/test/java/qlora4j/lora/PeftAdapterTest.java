@@ -54,10 +54,10 @@ class PeftAdapterTest {
             LoraConfig config = adapter.config();
             assertThat(config.rank()).isEqualTo(8);
             assertThat(config.alpha()).isEqualTo(16);
-            assertThat(config.scale()).isEqualTo(2);
+            assertThat(config.scale("model.layers.0.mlp.up_proj")).isEqualTo(2);
             assertThat(config.dropout()).isZero();
             assertThat(config.baseModelName()).isEqualTo("base");
-            assertThat(config.targetModules()).containsExactlyInAnyOrderElementsOf(NAMES);
+            assertThat(config.targets().names()).containsExactlyInAnyOrderElementsOf(NAMES);
             assertThat(adapter.modules()).hasSize(21);
             AdapterWeights down = adapter.modules().get("model.layers.2.mlp.down_proj");
             assertThat(down.a().shape()).containsExactly(8, 176);
@@ -125,11 +125,9 @@ class PeftAdapterTest {
     }
 
     @ParameterizedTest
-    @CsvSource(delimiter = '|', value = {"use_dora | true", "use_rslora | true", "use_qalora | true",
-            "fan_in_fan_out | true", "lora_bias | true", "ensure_weight_tying | true", "bias | \"all\"",
-            "rank_pattern | {\"q_proj\":6}", "alpha_pattern | {\"q_proj\":4}", "modules_to_save | [\"lm_head\"]",
-            "layers_to_transform | [0]", "layers_to_transform | 0", "layers_pattern | \"layers\"",
-            "exclude_modules | [\"q_proj\"]", "trainable_token_indices | [1]", "target_parameters | [\"w\"]",
+    @CsvSource(delimiter = '|', value = {"use_qalora | true",
+            "fan_in_fan_out | true", "lora_bias | true", "ensure_weight_tying | true",
+            "trainable_token_indices | [1]", "target_parameters | [\"w\"]",
             "alora_invocation_tokens | [5]", "layer_replication | [[0,2]]", "init_lora_weights | \"pissa\"",
             "init_lora_weights | \"loftq\"", "use_bdlora | {\"nblocks\":2}", "arrow_config | {\"top_k\":1}",
             "velora_config | {\"scale\":1}", "kasa_config | {\"beta\":1}", "monteclora_config | {\"num_samples\":1}",
@@ -143,7 +141,14 @@ class PeftAdapterTest {
     @ParameterizedTest
     @CsvSource(delimiter = '|', value = {"peft_type | \"IA3\" | peft_type is \"IA3\"", "r | 2.5 | r is 2.5",
             "r | 0 | --lora-r 0", "lora_alpha | \"16\" | lora_alpha is \"16\"", "lora_alpha | -1 | --lora-alpha",
-            "lora_dropout | 1 | --lora-dropout", "target_modules | [] | target_modules is []",
+            "lora_dropout | 1 | --lora-dropout",
+            "use_dora | true | lora_magnitude_vector is missing", "bias | \"some\" | --bias some",
+            "rank_pattern | {\"q_proj\":6} | with the rank 6", "rank_pattern | {\"q_proj\":\"6\"} | a rank is",
+            "alpha_pattern | {\"q_proj\":null} | an alpha is", "layers_to_transform | [3] | in layers [3]",
+            "layers_to_transform | \"x\" | layers_to_transform is", "exclude_modules | [\"q_proj\"] | without q_proj",
+            "exclude_modules | \".*q_proj\" | do not mean it", "target_modules | \".*v_proj\" | .*v_proj",
+            "target_modules | \"(\" | not a regular expression", "modules_to_save | [\"self_attn\"] | do not mean it",
+            "target_modules | [] | target_modules is []",
             "target_modules | [1] | target_modules is [1]",
             "target_modules | [\"v_proj\"] | module model.layers.0.self_attn.q_proj",
             "r | 3 | lora_A.weight is F32[2, 3]"})
@@ -174,11 +179,11 @@ class PeftAdapterTest {
 
     @ParameterizedTest
     @CsvSource(delimiter = '|', value = {"\"all-linear\" | all-linear",
-            "\".*q_proj\" | model.layers.0.self_attn.q_proj", "null | model.layers.0.self_attn.q_proj"})
-    void targetsThatAreNotAListAreTheModulesWithTensors(String value, String expected) throws IOException {
+            "\".*q_proj\" | .*q_proj", "null | model.layers.0.self_attn.q_proj"})
+    void targetsMayBeAPatternOrLeftOut(String value, String expected) throws IOException {
         edited(json -> json.set("target_modules", tree(value)));
         try (PeftAdapter adapter = PeftAdapter.open(directory)) {
-            assertThat(adapter.config().targetModules()).containsExactly(expected);
+            assertThat(adapter.config().targets().toString()).isEqualTo(expected);
         }
     }
 
@@ -237,14 +242,15 @@ class PeftAdapterTest {
     }
 
     @ParameterizedTest
-    @ValueSource(strings = {"base_model.model.lm_head.weight", "base_model.model.x.q_proj.lora_magnitude_vector",
+    @ValueSource(strings = {"base_model.model.model.norm.weight",
             "base_model.model.x.q_proj.lora_B.bias", "base_model.model.x.q_proj.lora_A",
             "base_model.model.x.q_proj.lora_A.other.weight", "x.q_proj.lora_A.weight",
             "base_model.model.x.q_proj.lora_A.weight.default.weight", "base_model.model.lora_A.weight"})
     void refusesAnUnknownTensor(String name) throws IOException {
         tensors(writer -> writer.add(name, Tensor.zeros(DType.F32, 2, 3)));
         assertThatThrownBy(() -> PeftAdapter.open(directory)).isInstanceOf(IOException.class)
-                .hasMessageContaining(PeftAdapter.WEIGHTS).hasMessageContaining("tensor " + name + " is not part");
+                .hasMessageContaining(PeftAdapter.WEIGHTS).hasMessageContaining(name)
+                .hasMessageContaining(" is not part of a LoRA adapter");
     }
 
     @Test

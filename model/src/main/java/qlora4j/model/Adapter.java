@@ -6,64 +6,164 @@ import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import qlora4j.lora.AdapterWeights;
+import qlora4j.lora.Dora;
 import qlora4j.lora.Linear;
 import qlora4j.lora.LoraConfig;
 import qlora4j.lora.LoraInit;
 import qlora4j.lora.LoraPair;
 import qlora4j.lora.PeftAdapter;
 import qlora4j.lora.TargetModules;
-import qlora4j.tensor.Backend;
 import qlora4j.tensor.Device;
 import qlora4j.tensor.ParameterStore;
+import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
 /**
- * An adapter in a slot of a decoder: its parameters in one flat buffer, a pair of views in every layer that it targets.
- * Several adapters can sit in the slots of one decoder; which one runs is an argument of each call.
+ * An adapter in a slot of a decoder: its parameters in one flat buffer, a pair of views in every layer that it targets,
+ * and, where its configuration asks for them, magnitudes (DoRA), biases, and whole modules of its own. Several adapters
+ * can sit in the slots of one decoder; which one runs is an argument of each call.
  */
 public final class Adapter implements AutoCloseable {
+    /** The group of B and of magnitudes, whose learning rate LoRA+ scales; A and whole matrices are in the default. */
+    public static final String GROUP_B = "lora_B";
+    /** The group of biases and norms: as B, but without weight decay, as transformers' trainer has it. */
+    public static final String GROUP_NO_DECAY = "no_decay";
+
     private static final String A = ".lora_A.weight";
     private static final String B = ".lora_B.weight";
+    private static final String MAGNITUDE = ".lora_magnitude_vector.weight";
+    private static final String BIAS = ".bias";
+    private static final String WEIGHT = ".weight";
 
     private final Decoder decoder;
     private final int slot;
     private final LoraConfig config;
     private final List<String> modules;
+    private final List<String> whole;
     private final ParameterStore store;
+    private final Map<String, Dora> doras = new LinkedHashMap<>();
 
-    private Adapter(Decoder decoder, int slot, LoraConfig config, List<String> modules, boolean trained) {
+    /** @param whole names of the base model's biases and weights that this adapter has copies of */
+    private Adapter(Decoder decoder, int slot, LoraConfig config, List<String> modules, List<String> whole,
+            boolean trained) {
         this.decoder = decoder;
         this.slot = slot;
         this.config = config;
         this.modules = modules;
+        this.whole = whole;
         ParameterStore.Builder builder = ParameterStore.builder(Linear.wide(decoder.type()));
         for (String m : modules) {
             Linear linear = decoder.linears().get(m);
-            builder.add(m + A, config.rank(), linear.inFeatures()).add(m + B, linear.outFeatures(), config.rank());
+            builder.add(m + A, config.rank(m), linear.inFeatures());
+            builder.addTo(GROUP_B, m + B, linear.outFeatures(), config.rank(m));
+            if (config.dora()) {
+                builder.addTo(GROUP_B, m + MAGNITUDE, linear.outFeatures());
+            }
+        }
+        for (String name : whole) {
+            long[] shape = base(name).shape();
+            builder.addTo(shape.length == 1 ? GROUP_NO_DECAY : ParameterStore.DEFAULT_GROUP, name, shape);
         }
         this.store = (trained ? builder : builder.withoutGradients()).build(decoder.backend());
         for (String m : modules) {
+            Linear linear = decoder.linears().get(m);
             ParameterStore.Parameter a = store.get(m + A);
             ParameterStore.Parameter b = store.get(m + B);
-            decoder.linears().get(m).set(slot, new LoraPair(a.value(), b.value(), config.scale(), a.grad(), b.grad()));
+            if (config.dora()) {
+                ParameterStore.Parameter magnitude = store.get(m + MAGNITUDE);
+                doras.put(m, new Dora(decoder.backend(), linear.weight(), magnitude.value(), magnitude.grad()));
+            }
+            linear.set(slot, new LoraPair(a.value(), b.value(), config.scale(m), a.grad(), b.grad(), doras.get(m)));
+        }
+        for (String name : whole) {
+            ParameterStore.Parameter p = store.get(name);
+            put(name, p.value(), p.grad());
         }
     }
 
-    /** A new adapter to be trained: A Kaiming-uniform under the config's seed, B zero, so it changes nothing yet. */
+    private void put(String name, Tensor value, Tensor grad) {
+        if (name.endsWith(BIAS)) {
+            decoder.linears().get(name.substring(0, name.length() - BIAS.length())).setBias(slot, value, grad);
+        } else {
+            decoder.others().get(name).set(slot, value, grad);
+        }
+    }
+
+    /** The base model's bias or weight called {@code name}, or null. */
+    private Tensor base(String name) {
+        return base(decoder, name);
+    }
+
+    private static Tensor base(Decoder decoder, String name) {
+        if (name.endsWith(BIAS)) {
+            Linear linear = decoder.linears().get(name.substring(0, name.length() - BIAS.length()));
+            return linear == null ? null : linear.bias();
+        }
+        SlottedWeight weight = decoder.others().get(name);
+        return weight == null ? null : weight.base();
+    }
+
+    /**
+     * A new adapter to be trained, which changes nothing yet: B is zero, magnitudes are the weights' norms, biases and
+     * whole modules copies of the base model's.
+     */
     public static Adapter create(Decoder decoder, int slot, LoraConfig config) {
         List<String> targets = TargetModules.resolve(config, decoder.linears().keySet());
-        Adapter adapter = new Adapter(decoder, slot, config, targets, true);
+        Adapter adapter = new Adapter(decoder, slot, config, targets, whole(decoder, config, targets), true);
         if (!decoder.backend().device().equals(Device.PLAN)) {
             List<String> all = new ArrayList<>(decoder.linears().keySet());
             for (String m : targets) {
                 Tensor a = adapter.store.param(m + A);
                 Tensor host = Tensor.zeros(a.dtype(), a.shape());
-                LoraInit.kaimingUniform(host, config.seed(), all.indexOf(m));
+                if (config.init() == LoraConfig.Init.GAUSSIAN) {
+                    LoraInit.gaussian(host, config.seed(), all.indexOf(m));
+                } else {
+                    LoraInit.kaimingUniform(host, config.seed(), all.indexOf(m));
+                }
                 decoder.backend().upload(host, a);
             }
+            for (String name : adapter.whole) {
+                adapter.upload(name, adapter.download(adapter.base(name)));
+            }
+            adapter.eachDora(Dora::initialize);
         }
         return adapter;
+    }
+
+    /** The biases and whole modules that a config trains, by PEFT's rules: a module's path ends with the name. */
+    private static List<String> whole(Decoder decoder, LoraConfig config, List<String> targets) {
+        List<String> names = new ArrayList<>();
+        decoder.linears().forEach((m, linear) -> {
+            boolean wanted = switch (config.bias()) {
+                case NONE -> false;
+                case ALL -> true;
+                case LORA_ONLY -> targets.contains(m);
+            };
+            if (wanted && linear.bias() != null) {
+                names.add(m + BIAS);
+            }
+        });
+        for (String module : config.modulesToSave()) {
+            List<String> found = decoder.others().keySet().stream().filter(n -> isOf(n, module)).toList();
+            if (decoder.linears().keySet().stream().anyMatch(m -> m.endsWith(module))) {
+                throw new IllegalArgumentException("--modules-to-save " + module
+                        + ": linear layers are frozen and may be"
+                        + " held in 4 bits; embed_tokens, lm_head and norms can be trained whole, linear layers get"
+                        + " adapters (--target-modules)");
+            }
+            if (found.isEmpty()) {
+                throw new IllegalArgumentException("--modules-to-save " + module + ": the model has no such module;"
+                        + " there are embed_tokens, lm_head and norms");
+            }
+            found.stream().filter(n -> !names.contains(n)).forEach(names::add);
+        }
+        return List.copyOf(names);
+    }
+
+    private static boolean isOf(String name, String module) {
+        return name.substring(0, name.length() - WEIGHT.length()).endsWith(module);
     }
 
     /**
@@ -73,26 +173,64 @@ public final class Adapter implements AutoCloseable {
      */
     public static Adapter load(Decoder decoder, int slot, Path directory, boolean trained) throws IOException {
         try (PeftAdapter file = PeftAdapter.open(directory)) {
-            for (Map.Entry<String, AdapterWeights> e : file.modules().entrySet()) {
-                String m = e.getKey();
-                if (!decoder.linears().containsKey(m)) {
-                    throw new IOException(directory + ": the adapter is for module " + m
-                            + ", which this model does not have: was it trained on another model?");
-                }
-                Linear linear = decoder.linears().get(m);
-                AdapterWeights w = e.getValue();
-                if (w.a().cols() != linear.inFeatures() || w.b().rows() != linear.outFeatures()) {
-                    throw new IOException(directory + ": the adapter's " + m + " is [" + w.b().rows() + ", "
-                            + w.a().cols() + "], the model's [" + linear.outFeatures() + ", " + linear.inFeatures()
-                            + "]: was it trained on another model?");
-                }
-            }
-            Adapter adapter = new Adapter(decoder, slot, file.config(), List.copyOf(file.modules().keySet()), trained);
+            check(decoder, directory, file);
+            Adapter adapter = new Adapter(decoder, slot, file.config(), List.copyOf(file.modules().keySet()),
+                    List.copyOf(file.whole().keySet()), trained);
             file.modules().forEach((m, w) -> {
                 adapter.upload(m + A, w.a());
                 adapter.upload(m + B, w.b());
+                if (w.magnitude() != null) {
+                    adapter.upload(m + MAGNITUDE, w.magnitude());
+                }
             });
+            file.whole().forEach(adapter::upload);
+            adapter.eachDora(Dora::refresh);
             return adapter;
+        }
+    }
+
+    private static void check(Decoder decoder, Path directory, PeftAdapter file) throws IOException {
+        for (Map.Entry<String, AdapterWeights> e : file.modules().entrySet()) {
+            String m = e.getKey();
+            Linear linear = decoder.linears().get(m);
+            if (linear == null) {
+                throw new IOException(directory + ": the adapter is for module " + m + (Set.of("lm_head",
+                        "model.embed_tokens").contains(m)
+                                ? "; adapters of the embedding and of the head are not supported"
+                                : ", which this model does not have: was it trained on another model?"));
+            }
+            AdapterWeights w = e.getValue();
+            if (w.a().cols() != linear.inFeatures() || w.b().rows() != linear.outFeatures()) {
+                throw new IOException(directory + ": the adapter's " + m + " is [" + w.b().rows() + ", "
+                        + w.a().cols() + "], the model's [" + linear.outFeatures() + ", " + linear.inFeatures()
+                        + "]: was it trained on another model?");
+            }
+        }
+        for (Map.Entry<String, Tensor> e : file.whole().entrySet()) {
+            Tensor base = base(decoder, e.getKey());
+            if (base == null || !e.getValue().hasShape(base.shape())) {
+                throw new IOException(directory + ": the adapter has its own " + e.getKey() + ", " + e.getValue()
+                        + (base == null ? ", which this model does not have" : ", the model's is " + base)
+                        + ": was it trained on another model, or with another vocabulary?");
+            }
+        }
+    }
+
+    /** Something done with each layer's magnitudes. */
+    private interface DoraStep {
+        void run(Dora dora, Stream s, qlora4j.lora.LinearWeight weight, LoraPair pair);
+    }
+
+    private void eachDora(DoraStep step) {
+        if (doras.isEmpty()) {
+            return;
+        }
+        try (Stream s = decoder.backend().openStream()) {
+            doras.forEach((m, dora) -> {
+                Linear linear = decoder.linears().get(m);
+                step.run(dora, s, linear.weight(), linear.get(slot));
+            });
+            s.synchronize();
         }
     }
 
@@ -101,20 +239,33 @@ public final class Adapter implements AutoCloseable {
         decoder.backend().upload(Tensor.zeros(target.dtype(), target.shape()).copyFrom(source), target);
     }
 
+    /** Sets a module's A and B from host tensors, as an initialization from data does. */
+    void initialize(String module, AdapterWeights weights) {
+        upload(module + A, weights.a());
+        upload(module + B, weights.b());
+        eachDora(Dora::initialize);
+    }
+
     /** Writes {@code adapter_config.json} and {@code adapter_model.safetensors}, which PEFT loads. */
     public void save(Path directory) throws IOException {
         Map<String, AdapterWeights> weights = new LinkedHashMap<>();
         for (String m : modules) {
-            weights.put(m, new AdapterWeights(host(m + A), host(m + B)));
+            weights.put(m, new AdapterWeights(host(m + A), host(m + B), config.dora() ? host(m + MAGNITUDE) : null));
         }
-        PeftAdapter.write(directory, config, weights);
+        Map<String, Tensor> others = new LinkedHashMap<>();
+        for (String name : whole) {
+            others.put(name, host(name));
+        }
+        PeftAdapter.write(directory, config, weights, others);
     }
 
     private Tensor host(String name) {
-        Backend backend = decoder.backend();
-        Tensor source = store.param(name);
+        return download(store.param(name));
+    }
+
+    private Tensor download(Tensor source) {
         Tensor host = Tensor.zeros(source.dtype(), source.shape());
-        backend.download(source, host);
+        decoder.backend().download(source, host);
         return host;
     }
 
@@ -131,7 +282,10 @@ public final class Adapter implements AutoCloseable {
         return modules;
     }
 
-    /** Parameters and gradients, named {@code <module path>.lora_A.weight} and {@code .lora_B.weight}. */
+    /**
+     * Parameters and gradients, named {@code <module path>.lora_A.weight}, {@code .lora_B.weight},
+     * {@code .lora_magnitude_vector.weight}; biases and whole modules by the base model's names.
+     */
     public ParameterStore parameters() {
         return store;
     }
@@ -147,6 +301,8 @@ public final class Adapter implements AutoCloseable {
         for (String m : modules) {
             decoder.linears().get(m).set(slot, null);
         }
+        whole.forEach(name -> put(name, null, null));
+        doras.values().forEach(Dora::close);
         store.close();
     }
 }

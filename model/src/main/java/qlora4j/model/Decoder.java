@@ -29,11 +29,10 @@ public final class Decoder {
     private final DecoderConfig config;
     private final Backend backend;
     private final DType type;
-    private final Tensor embedding;
-    private final Tensor dEmbedding;
-    private final DecoderLayer.Norm norm;
-    private final Tensor head;
-    private final Tensor dHead;
+    private final SlottedWeight embedding;
+    private final SlottedWeight norm;
+    private final SlottedWeight head;
+    private final Map<String, SlottedWeight> others = new LinkedHashMap<>();
     private final List<DecoderLayer> layers = new ArrayList<>();
     private final Map<String, Linear> linears = new LinkedHashMap<>();
     private Allocation ropeMemory;
@@ -48,15 +47,17 @@ public final class Decoder {
         this.config = config;
         this.backend = backend;
         this.type = type;
-        embedding = weights.dense("model.embed_tokens.weight", config.vocab(), config.hidden());
-        dEmbedding = weights.grad("model.embed_tokens.weight");
+        embedding = slotted(ModelTensors.EMBEDDING, weights, config.vocab(), config.hidden());
         for (int i = 0; i < config.layers(); i++) {
             layers.add(layer(i, weights));
         }
-        norm = norm("model.norm", config.hidden(), weights);
-        boolean tied = config.tieWordEmbeddings();
-        head = tied ? embedding : weights.dense("lm_head.weight", config.vocab(), config.hidden());
-        dHead = tied ? dEmbedding : weights.grad("lm_head.weight");
+        norm = slotted(ModelTensors.FINAL_NORM, weights, config.hidden());
+        if (config.tieWordEmbeddings()) {
+            head = new SlottedWeight(ModelTensors.HEAD, embedding.base(), weights.grad(ModelTensors.EMBEDDING));
+            others.put(head.name(), head);
+        } else {
+            head = slotted(ModelTensors.HEAD, weights, config.vocab(), config.hidden());
+        }
     }
 
     private DecoderLayer layer(int i, DecoderWeights weights) {
@@ -75,14 +76,16 @@ public final class Decoder {
                 linear(prefix + "mlp.up_proj", f, c, mb, weights),
                 linear(prefix + "mlp.down_proj", c, f, mb, weights));
         int d = config.headDim();
-        return new DecoderLayer(config, i, norm(prefix + "input_layernorm", c, weights),
-                norm(prefix + "post_attention_layernorm", c, weights),
-                config.qkNorm() ? norm(prefix + "self_attn.q_norm", d, weights) : null,
-                config.qkNorm() ? norm(prefix + "self_attn.k_norm", d, weights) : null, l);
+        return new DecoderLayer(config, i, slotted(prefix + "input_layernorm.weight", weights, c),
+                slotted(prefix + "post_attention_layernorm.weight", weights, c),
+                config.qkNorm() ? slotted(prefix + "self_attn.q_norm.weight", weights, d) : null,
+                config.qkNorm() ? slotted(prefix + "self_attn.k_norm.weight", weights, d) : null, l);
     }
 
-    private static DecoderLayer.Norm norm(String name, int features, DecoderWeights weights) {
-        return new DecoderLayer.Norm(weights.dense(name + ".weight", features), weights.grad(name + ".weight"));
+    private SlottedWeight slotted(String name, DecoderWeights weights, long... shape) {
+        SlottedWeight weight = new SlottedWeight(name, weights.dense(name, shape), weights.grad(name));
+        others.put(name, weight);
+        return weight;
     }
 
     private Linear linear(String name, int out, int in, boolean biased, DecoderWeights weights) {
@@ -109,6 +112,11 @@ public final class Decoder {
     /** The linear layers by module path, in the order of the model; the head is not among them. */
     public Map<String, Linear> linears() {
         return linears;
+    }
+
+    /** The weights that are no linear layer's, by their names in the checkpoint; a tied head is among them. */
+    Map<String, SlottedWeight> others() {
+        return others;
     }
 
     /**
@@ -161,16 +169,16 @@ public final class Decoder {
         void hidden(int index, Tensor h);
     }
 
-    private Tensor embed(Stream s, DeviceBatch b) {
+    private Tensor embed(Stream s, DeviceBatch b, Adapters adapters) {
         Tensor h = s.take(type, b.tokens.size(), config.hidden());
-        DecoderOps.embedding(s, b.tokens, embedding, h);
+        DecoderOps.embedding(s, b.tokens, embedding.weight(adapters), h);
         return h;
     }
 
-    private Tensor normed(Stream s, Tensor h) {
+    private Tensor normed(Stream s, Tensor h, Adapters adapters) {
         Tensor n = s.take(type, h.rows(), config.hidden());
         Tensor rstd = s.take(Linear.wide(type), h.rows());
-        DecoderOps.rmsNorm(s, h, norm.weight(), config.rmsNormEps(), n, rstd);
+        DecoderOps.rmsNorm(s, h, norm.weight(adapters), config.rmsNormEps(), n, rstd);
         s.release(rstd);
         return n;
     }
@@ -199,13 +207,13 @@ public final class Decoder {
     public void logits(Stream s, TokenBatch batch, Adapters adapters, HiddenObserver observer, Tensor logits) {
         Tensor table = rope(batch.maxLength());
         DeviceBatch b = new DeviceBatch(s, batch);
-        Tensor h = run(s, b, table, adapters, null, embed(s, b), observer);
-        Tensor n = normed(s, h);
+        Tensor h = run(s, b, table, adapters, null, embed(s, b, adapters), observer);
+        Tensor n = normed(s, h, adapters);
         s.release(h);
         if (observer != null) {
             observer.hidden(config.layers(), n);
         }
-        Matmul.nt(s, n, head, 1, logits, false);
+        Matmul.nt(s, n, head.weight(adapters), 1, logits, false);
         s.release(n);
         b.release(s);
     }
@@ -238,14 +246,14 @@ public final class Decoder {
     private void next(Stream s, TokenBatch batch, int[] last, Adapters adapters, KvCache cache, Tensor logits) {
         Tensor table = rope(cache.capacity());
         DeviceBatch b = new DeviceBatch(s, batch, cache);
-        Tensor h = run(s, b, table, adapters, cache, embed(s, b), null);
+        Tensor h = run(s, b, table, adapters, cache, embed(s, b, adapters), null);
         Tensor index = DeviceBatch.upload(s, last);
         Tensor ends = s.take(type, last.length, config.hidden());
         DecoderOps.gatherRows(s, h, index, ends);
         s.release(h, index);
-        Tensor n = normed(s, ends);
+        Tensor n = normed(s, ends, adapters);
         s.release(ends);
-        Matmul.nt(s, n, head, 1, logits, false);
+        Matmul.nt(s, n, head.weight(adapters), 1, logits, false);
         s.release(n);
         b.release(s);
     }
@@ -275,10 +283,10 @@ public final class Decoder {
         Tensor index = DeviceBatch.upload(s, labelled);
         Tensor labels = DeviceBatch.upload(s, Arrays.stream(labelled).map(i -> batch.labels()[i]).toArray());
         Adapters used = withRows(adapters, b);
-        Tensor h = embed(s, b);
+        Tensor h = embed(s, b, used);
         if (!options.gradients) {
             h = run(s, b, table, used, null, h, null);
-            Tensor dh = head(s, h, index, labels, scale, loss, nll, false);
+            Tensor dh = head(s, used, h, index, labels, scale, loss, nll, false);
             s.release(dh, h);
         } else {
             trainStep(s, b, table, used, options, h, index, labels, scale, loss, nll);
@@ -307,7 +315,7 @@ public final class Decoder {
                 saved[i].release(s);
             }
         }
-        Tensor dh = head(s, inputs[n], index, labels, scale, loss, nll, true);
+        Tensor dh = head(s, adapters, inputs[n], index, labels, scale, loss, nll, true);
         s.release(inputs[n]);
         for (int i = n - 1; i >= 0; i--) {
             DecoderLayer layer = layers.get(i);
@@ -318,6 +326,7 @@ public final class Decoder {
             a.release(s);
             s.release(inputs[i]);
         }
+        Tensor dEmbedding = embedding.grad(adapters);
         if (dEmbedding != null) {
             DecoderOps.embeddingBackward(s, b.tokens, dh, dEmbedding);
         }
@@ -325,8 +334,8 @@ public final class Decoder {
     }
 
     /** Final norm, head and loss of the labelled rows; returns dh [N, C] of all rows when gradients are wanted. */
-    private Tensor head(Stream s, Tensor h, Tensor index, Tensor labels, Tensor scale, Tensor loss, Tensor nll,
-            boolean gradients) {
+    private Tensor head(Stream s, Adapters adapters, Tensor h, Tensor index, Tensor labels, Tensor scale, Tensor loss,
+            Tensor nll, boolean gradients) {
         long k = index.size();
         int c = config.hidden();
         DType wide = Linear.wide(type);
@@ -334,15 +343,16 @@ public final class Decoder {
         DecoderOps.gatherRows(s, h, index, x);
         Tensor n = s.take(type, k, c);
         Tensor rstd = s.take(wide, k);
-        DecoderOps.rmsNorm(s, x, norm.weight(), config.rmsNormEps(), n, rstd);
+        DecoderOps.rmsNorm(s, x, norm.weight(adapters), config.rmsNormEps(), n, rstd);
         Tensor rowLoss = nll == null ? s.take(wide, k) : nll;
         Tensor dn = gradients ? s.take(type, k, c) : null;
-        DecoderOps.headLoss(s, n, head, labels, scale, rowLoss, loss, dn, gradients ? dHead : null, LOGIT_ROWS);
+        DecoderOps.headLoss(s, n, head.weight(adapters), labels, scale, rowLoss, loss, dn,
+                gradients ? head.grad(adapters) : null, LOGIT_ROWS);
         s.release(nll == null ? rowLoss : null);
         Tensor dh = null;
         if (gradients) {
             Tensor dx = s.take(type, k, c);
-            DecoderOps.rmsNormBackward(s, dn, x, norm.weight(), rstd, null, dx, norm.grad());
+            DecoderOps.rmsNormBackward(s, dn, x, norm.weight(adapters), rstd, null, dx, norm.grad(adapters));
             dh = s.take(type, h.rows(), c);
             s.zero(dh);
             DecoderOps.embeddingBackward(s, index, dx, dh);

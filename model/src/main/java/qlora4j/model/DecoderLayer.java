@@ -19,16 +19,12 @@ import qlora4j.tensor.Tensor;
  * rotated: RMSNorm over rows of head_dim features, so of {@code [N·heads, D]} views.
  */
 final class DecoderLayer {
-    /** A norm's weight [C] and its gradient, null where it is frozen. */
-    record Norm(Tensor weight, Tensor grad) {
-    }
-
     final int index;
-    final Norm inputNorm;
-    final Norm postNorm;
+    final SlottedWeight inputNorm;
+    final SlottedWeight postNorm;
     /** The norms of the heads of q and k; null where there are none. */
-    private final Norm qNorm;
-    private final Norm kNorm;
+    private final SlottedWeight qNorm;
+    private final SlottedWeight kNorm;
     final Linear q;
     final Linear k;
     final Linear v;
@@ -38,8 +34,8 @@ final class DecoderLayer {
     final Linear down;
     private final DecoderConfig config;
 
-    DecoderLayer(DecoderConfig config, int index, Norm inputNorm, Norm postNorm, Norm qNorm, Norm kNorm,
-            List<Linear> linears) {
+    DecoderLayer(DecoderConfig config, int index, SlottedWeight inputNorm, SlottedWeight postNorm,
+            SlottedWeight qNorm, SlottedWeight kNorm, List<Linear> linears) {
         this.config = config;
         this.index = index;
         this.inputNorm = inputNorm;
@@ -116,7 +112,7 @@ final class DecoderLayer {
         a.h = h;
         a.n1 = s.take(type, n, config.hidden());
         a.rstd1 = s.take(wide, n);
-        DecoderOps.rmsNorm(s, h, inputNorm.weight, config.rmsNormEps(), a.n1, a.rstd1);
+        DecoderOps.rmsNorm(s, h, inputNorm.weight(adapters), config.rmsNormEps(), a.n1, a.rstd1);
         a.q = s.take(type, n, q.outFeatures());
         a.k = s.take(type, n, k.outFeatures());
         a.v = s.take(type, n, v.outFeatures());
@@ -128,8 +124,8 @@ final class DecoderLayer {
             a.rawK = a.k;
             a.rstdQ = s.take(wide, n * config.heads());
             a.rstdK = s.take(wide, n * config.kvHeads());
-            a.q = headNorm(s, qNorm, a.rawQ, a.rstdQ);
-            a.k = headNorm(s, kNorm, a.rawK, a.rstdK);
+            a.q = headNorm(s, qNorm.weight(adapters), a.rawQ, a.rstdQ);
+            a.k = headNorm(s, kNorm.weight(adapters), a.rawK, a.rstdK);
         }
         DecoderOps.rope(s, a.q, a.k, b.positions, rope, config.headDim(), false);
         a.attention = s.take(type, n, q.outFeatures());
@@ -147,7 +143,7 @@ final class DecoderLayer {
         a.uo = o.forward(s, adapters, a.attention, h, a.h2);
         a.n2 = s.take(type, n, config.hidden());
         a.rstd2 = s.take(wide, n);
-        DecoderOps.rmsNorm(s, a.h2, postNorm.weight, config.rmsNormEps(), a.n2, a.rstd2);
+        DecoderOps.rmsNorm(s, a.h2, postNorm.weight(adapters), config.rmsNormEps(), a.n2, a.rstd2);
         a.gate = s.take(type, n, config.intermediate());
         a.up = s.take(type, n, config.intermediate());
         a.ugate = gate.forward(s, adapters, a.n2, null, a.gate);
@@ -176,7 +172,7 @@ final class DecoderLayer {
         gate.backward(s, adapters, dGate, a.n2, a.ugate, false, dn);
         up.backward(s, adapters, dUp, a.n2, a.uup, true, dn);
         s.release(dGate, dUp);
-        DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight, a.rstd2, dh, dh, postNorm.grad);
+        DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight(adapters), a.rstd2, dh, dh, postNorm.grad(adapters));
         Tensor dAttention = s.take(type, n, q.outFeatures());
         o.backward(s, adapters, dh, a.attention, a.uo, false, dAttention);
         Tensor dq = s.take(type, n, q.outFeatures());
@@ -187,14 +183,14 @@ final class DecoderLayer {
         s.release(dAttention);
         DecoderOps.rope(s, dq, dk, b.positions, rope, config.headDim(), true);
         if (qNorm != null) {
-            dq = headNormBackward(s, qNorm, dq, a.rawQ, a.rstdQ);
-            dk = headNormBackward(s, kNorm, dk, a.rawK, a.rstdK);
+            dq = headNormBackward(s, qNorm, adapters, dq, a.rawQ, a.rstdQ);
+            dk = headNormBackward(s, kNorm, adapters, dk, a.rawK, a.rstdK);
         }
         q.backward(s, adapters, dq, a.n1, a.uq, false, dn);
         k.backward(s, adapters, dk, a.n1, a.uk, true, dn);
         v.backward(s, adapters, dv, a.n1, a.uv, true, dn);
         s.release(dq, dk, dv);
-        DecoderOps.rmsNormBackward(s, dn, a.h, inputNorm.weight, a.rstd1, dh, dh, inputNorm.grad);
+        DecoderOps.rmsNormBackward(s, dn, a.h, inputNorm.weight(adapters), a.rstd1, dh, dh, inputNorm.grad(adapters));
         s.release(dn);
     }
 
@@ -203,16 +199,18 @@ final class DecoderLayer {
         return t.view(t.size() / config.headDim(), config.headDim());
     }
 
-    private Tensor headNorm(Stream s, Norm norm, Tensor raw, Tensor rstd) {
+    private Tensor headNorm(Stream s, Tensor weight, Tensor raw, Tensor rstd) {
         Tensor normed = s.take(raw.dtype(), raw.shape());
-        DecoderOps.rmsNorm(s, heads(raw), norm.weight, config.rmsNormEps(), heads(normed), rstd);
+        DecoderOps.rmsNorm(s, heads(raw), weight, config.rmsNormEps(), heads(normed), rstd);
         return normed;
     }
 
     /** Releases dy and returns the gradient of what was normed. */
-    private Tensor headNormBackward(Stream s, Norm norm, Tensor dy, Tensor raw, Tensor rstd) {
+    private Tensor headNormBackward(Stream s, SlottedWeight norm, Adapters adapters, Tensor dy, Tensor raw,
+            Tensor rstd) {
         Tensor dx = s.take(dy.dtype(), dy.shape());
-        DecoderOps.rmsNormBackward(s, heads(dy), heads(raw), norm.weight, rstd, null, heads(dx), norm.grad);
+        DecoderOps.rmsNormBackward(s, heads(dy), heads(raw), norm.weight(adapters), rstd, null, heads(dx),
+                norm.grad(adapters));
         s.release(dy);
         return dx;
     }

@@ -46,6 +46,10 @@ public record AdamHyper(Formula formula, double beta1, double beta2, double epsi
         return new AdamHyper(formula, 0.9, 0.999, 1e-8, 0, 1);
     }
 
+    public AdamHyper withLearningRateScale(double scale) {
+        return new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, scale);
+    }
+
     public AdamHyper withWeightDecay(double decay) {
         return new AdamHyper(formula, beta1, beta2, epsilon, decay, learningRateScale);
     }

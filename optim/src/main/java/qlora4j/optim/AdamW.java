@@ -47,7 +47,8 @@ public final class AdamW implements AutoCloseable {
     /**
      * An optimizer at step 0.
      *
-     * @param hyperOfGroup the hyper-parameters of every group of {@code store}; formula and betas are the same in all
+     * @param hyperOfGroup the hyper-parameters of the groups of {@code store}; a group that is not named has those of
+     *     {@link ParameterStore#DEFAULT_GROUP}; formula and betas are the same in all
      * @param residency how much of the states may stay on the device
      * @param spill where the rest goes; may be null with {@link Residency#ALL}
      */
@@ -63,13 +64,13 @@ public final class AdamW implements AutoCloseable {
             throw new IllegalArgumentException("there are no trainable parameters");
         }
         for (ParameterStore.Range r : store.ranges()) {
-            if (!hyperOfGroup.containsKey(r.group())) {
+            if (of(hyperOfGroup, r) == null) {
                 throw new IllegalArgumentException("parameter group " + r.group() + " has no hyper-parameters");
             }
         }
         this.backend = backend;
         this.store = store;
-        this.first = hyperOfGroup.get(store.ranges().getFirst().group());
+        this.first = of(hyperOfGroup, store.ranges().getFirst());
         for (AdamHyper h : hyperOfGroup.values()) {
             if (h.formula() != first.formula() || h.beta1() != first.beta1() || h.beta2() != first.beta2()) {
                 throw new IllegalArgumentException("all groups must have the same formula and betas: "
@@ -82,9 +83,13 @@ public final class AdamW implements AutoCloseable {
         written = scalars.slice(0, OptimScalars.WRITTEN);
         for (int part = 0; part < states.parts(); part++) {
             for (ParameterStore.Range r : store.ranges()) {
-                addSpan(part, r, hyperOfGroup.get(r.group()));
+                addSpan(part, r, of(hyperOfGroup, r));
             }
         }
+    }
+
+    private static AdamHyper of(Map<String, AdamHyper> hyperOfGroup, ParameterStore.Range range) {
+        return hyperOfGroup.getOrDefault(range.group(), hyperOfGroup.get(ParameterStore.DEFAULT_GROUP));
     }
 
     private void addSpan(int part, ParameterStore.Range range, AdamHyper hyper) {

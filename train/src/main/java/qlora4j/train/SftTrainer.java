@@ -9,6 +9,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import qlora4j.lora.LoraConfig;
 import qlora4j.model.Adapter;
 import qlora4j.model.CausalLm;
 import qlora4j.model.Message;
@@ -121,8 +122,11 @@ public final class SftTrainer implements AutoCloseable {
         if (settings.schedule() != Schedule.CONSTANT || settings.warmupRatio() > 0) {
             m.put("--max-steps, --num-train-epochs", settings.totalSteps(batches.stepsPerEpoch()) + " steps");
         }
-        m.put("--lora-r, --lora-alpha, --lora-dropout", adapter.config().rank() + ", " + adapter.config().alpha() + ", "
-                + adapter.config().dropout());
+        LoraConfig lora = adapter.config();
+        m.put("--lora-r, --lora-alpha, --lora-dropout", lora.rank() + ", " + lora.alpha() + ", " + lora.dropout());
+        m.put("--rank-pattern, --alpha-pattern", lora.patterns().rank() + ", " + lora.patterns().alpha());
+        m.put("--use-rslora, --use-dora", lora.rsLora() + ", " + lora.dora());
+        m.put("--bias, --modules-to-save", lora.bias() + ", " + lora.modulesToSave());
         m.put("--target-modules", Integer.toHexString(adapter.modules().hashCode()));
         m.put("compute dtype", lm.decoder().type().name());
         m.put("model", shape());

@@ -2,9 +2,11 @@ package qlora4j.train;
 
 import java.util.LinkedHashMap;
 import java.util.Map;
+import qlora4j.model.Adapter;
 import qlora4j.optim.AdamHyper;
 import qlora4j.optim.Residency;
 import qlora4j.optim.Schedule;
+import qlora4j.tensor.ParameterStore;
 
 /**
  * How a run trains; names and defaults are those of transformers' TrainingArguments and the QLoRA paper.
@@ -26,12 +28,17 @@ import qlora4j.optim.Schedule;
  * @param saveLimit checkpoints that are kept, the newest; 0: all
  * @param evalSteps steps between evaluations; 0: only before the first and after the last
  * @param seed of the order of rows, of dropout and of the adapter
+ * @param loraPlusRatio what the learning rate of B, magnitudes, biases and norms is multiplied with (Hayou et al. 2024,
+ *     LoRA+); 1 for plain LoRA
  */
 public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int accumulation, int maxLength,
         double learningRate, Schedule schedule, double warmupRatio, double maxGradNorm, AdamHyper adam,
         Residency resident, boolean checkpointing, int loggingSteps, int saveSteps, int saveLimit, int evalSteps,
-        long seed) {
+        long seed, double loraPlusRatio) {
     public TrainSettings {
+        if (!(loraPlusRatio > 0) || Double.isInfinite(loraPlusRatio)) {
+            throw new IllegalArgumentException("--loraplus-lr-ratio " + loraPlusRatio + ": must be a positive number");
+        }
         atLeast("--max-steps", maxSteps, 0);
         atLeast("--per-device-train-batch-size", perDeviceBatch, 1);
         atLeast("--gradient-accumulation-steps", accumulation, 1);
@@ -53,6 +60,15 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
         if (!(warmupRatio >= 0 && warmupRatio <= 1)) {
             throw new IllegalArgumentException("--warmup-ratio " + warmupRatio + ": must be between 0 and 1");
         }
+    }
+
+    /** Plain LoRA: one learning rate for all parameters. */
+    public TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int accumulation, int maxLength,
+            double learningRate, Schedule schedule, double warmupRatio, double maxGradNorm, AdamHyper adam,
+            Residency resident, boolean checkpointing, int loggingSteps, int saveSteps, int saveLimit, int evalSteps,
+            long seed) {
+        this(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule, warmupRatio,
+                maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, 1);
     }
 
     private static void atLeast(String flag, int value, int least) {
@@ -91,12 +107,19 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
 
     private TrainSettings with(int steps, int rows, int length, double rate) {
         return new TrainSettings(steps, epochs, rows, accumulation, length, rate, schedule, warmupRatio, maxGradNorm,
-                adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
+                adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlusRatio);
     }
 
     /** The steps of a run over data that takes {@code stepsPerEpoch}. */
     public int totalSteps(int stepsPerEpoch) {
         return maxSteps > 0 ? maxSteps : Math.max(1, (int) Math.ceil(epochs * stepsPerEpoch));
+    }
+
+    /** The optimizer's settings of each group of an adapter's parameters. */
+    public Map<String, AdamHyper> hyperOfGroup() {
+        AdamHyper scaled = adam.withLearningRateScale(loraPlusRatio);
+        return Map.of(ParameterStore.DEFAULT_GROUP, adam, Adapter.GROUP_B, scaled, Adapter.GROUP_NO_DECAY,
+                scaled.withWeightDecay(0));
     }
 
     /** What must be equal for a checkpoint to be continued, by flag. */
@@ -110,6 +133,7 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
         m.put("--warmup-ratio", "" + warmupRatio);
         m.put("--max-grad-norm", "" + maxGradNorm);
         m.put("--optim, --adam-*, --weight-decay", "" + adam);
+        m.put("--loraplus-lr-ratio", "" + loraPlusRatio);
         m.put("--seed", "" + seed);
         return m;
     }

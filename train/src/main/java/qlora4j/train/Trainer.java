@@ -1,16 +1,13 @@
 package qlora4j.train;
 
 import java.nio.file.Path;
-import java.util.LinkedHashMap;
 import java.util.List;
-import java.util.Map;
 import qlora4j.lora.Dropout;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.model.Decoder;
 import qlora4j.model.Decoder.LossOptions;
 import qlora4j.model.TokenBatch;
-import qlora4j.optim.AdamHyper;
 import qlora4j.optim.AdamW;
 import qlora4j.optim.FilePageStore;
 import qlora4j.optim.Optim;
@@ -69,9 +66,8 @@ public final class Trainer implements AutoCloseable {
         this.totalSteps = totalSteps;
         this.backend = decoder.backend();
         stream = backend.openStream();
-        Map<String, AdamHyper> hyper = new LinkedHashMap<>();
-        parameters.ranges().forEach(r -> hyper.put(r.group(), settings.adam()));
-        optimizer = new AdamW(backend, parameters, hyper, settings.resident(), FilePageStore.in(spill));
+        optimizer =
+                new AdamW(backend, parameters, settings.hyperOfGroup(), settings.resident(), FilePageStore.in(spill));
         DType wide = Linear.wide(decoder.type());
         scalars = backend.allocate(3 * ArenaPlan.ALIGNMENT, MemoryUse.WORKSPACE);
         scale = scalars.tensor(0, wide, 1);

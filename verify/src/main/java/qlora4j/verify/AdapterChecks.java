@@ -1,6 +1,5 @@
 package qlora4j.verify;
 
-import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -11,6 +10,7 @@ import java.util.TreeSet;
 import java.util.stream.Stream;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.lora.PeftAdapter;
+import qlora4j.lora.UnsupportedAdapterException;
 import qlora4j.model.Adapter;
 import qlora4j.model.Decoder;
 import qlora4j.model.DecoderConfig;
@@ -70,17 +70,16 @@ final class AdapterChecks {
     }
 
     /** What an adapter's configuration asks for that this version lacks; empty for none. */
-    static String unsupported(Path adapter) throws IOException {
-        JsonNode c = JsonRecord.read(adapter.resolve(PeftAdapter.CONFIG));
-        if (c.path("use_dora").asBoolean()) {
-            return "DoRA";
+    static String unsupported(Path adapter) {
+        try {
+            PeftAdapter.open(adapter).close();
+            return "";
+        } catch (UnsupportedAdapterException e) {
+            return e.feature();
+        } catch (IOException e) {
+            // Damaged, not unsupported: each check says so when it opens it.
+            return "";
         }
-        if (c.path("use_rslora").asBoolean()) {
-            return "rank-stabilized LoRA";
-        }
-        return c.path("rank_pattern").isEmpty() && c.path("alpha_pattern").isEmpty()
-                ? ""
-                : "rank and alpha patterns";
     }
 
     /** The kinds of adapters in a directory that this version lacks. */

@@ -1,8 +1,8 @@
 package qlora4j.verify;
 
-import java.util.Map;
 import qlora4j.lora.AdapterWeights;
 import qlora4j.lora.LinearWeight;
+import qlora4j.lora.Merging;
 import qlora4j.lora.PeftAdapter;
 import qlora4j.model.DecoderWeights;
 import qlora4j.safetensors.SafetensorsView;
@@ -11,7 +11,7 @@ import qlora4j.tensor.DType;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.Tensor;
 
-/** A dense float32 base with an adapter merged into it, {@code W + scale·B·A} with each operation rounded to float32. */
+/** A dense float32 base with an adapter merged into it. */
 final class MergedWeights implements DecoderWeights {
     private static final String SUFFIX = ".weight";
 
@@ -27,33 +27,19 @@ final class MergedWeights implements DecoderWeights {
 
     @Override
     public Tensor dense(String name, long... shape) {
-        return upload(Tensor.zeros(DType.F32, shape).copyFrom(base.tensor(name)));
+        Tensor own = adapter.whole().get(name);
+        return upload(Tensor.zeros(DType.F32, shape).copyFrom(own == null ? base.tensor(name) : own));
     }
 
     @Override
     public LinearWeight linear(String name, int out, int in) {
         Tensor w = Tensor.zeros(DType.F32, out, in).copyFrom(base.tensor(name));
-        Map<String, AdapterWeights> modules = adapter.modules();
-        AdapterWeights pair = modules.get(name.substring(0, name.length() - SUFFIX.length()));
+        String module = name.substring(0, name.length() - SUFFIX.length());
+        AdapterWeights pair = adapter.modules().get(module);
         if (pair != null) {
-            merge(w, pair.a(), pair.b());
+            Merging.merge(w, pair, adapter.config().scale(module));
         }
         return new LinearWeight.Dense(upload(w));
-    }
-
-    private void merge(Tensor w, Tensor a, Tensor b) {
-        float scale = (float) adapter.config().scale();
-        int r = a.rows();
-        for (int o = 0; o < w.rows(); o++) {
-            for (int i = 0; i < w.cols(); i++) {
-                double sum = 0;
-                for (int k = 0; k < r; k++) {
-                    sum += b.get((long) o * r + k) * a.get((long) k * a.cols() + i);
-                }
-                long at = (long) o * w.cols() + i;
-                w.set(at, (float) w.get(at) + (float) sum * scale);
-            }
-        }
     }
 
     private Tensor upload(Tensor host) {
