@@ -1,0 +1,56 @@
+package qlora4j.verify.vectors;
+
+import java.util.Locale;
+
+/**
+ * A mistake, or a known divergence, that an implementation can make. It is a hypothesis: an operation is computed with
+ * it, and where that gives the other implementation's numbers, it is a finding.
+ */
+public enum Fault {
+    CODEBOOK_IN_DOUBLE("the NF4 values are derived in double throughout; spacing and division belong in float32"),
+    NIBBLES_SWAPPED("the first element of a pair is in the low nibble; it belongs in the high one"),
+    THRESHOLDS_IN_DOUBLE("numbers are compared with thresholds read as double; they are float32"),
+    TIES_GO_UP("a number on a threshold moves up; only one above it does"),
+    ROUNDED_DOWN("codes are rounded towards the lower value instead of the nearest"),
+    DIVISION("numbers are divided by absmax; they are multiplied by its float32 reciprocal"),
+    BLOCKS_RESTART_AT_ROWS("blocks restart at every row; they run over the flattened tensor"),
+    FLUSH_TO_ZERO("subnormal constants or reciprocals are flushed to zero (as bitsandbytes' CUDA kernels do)"),
+    ZERO_BLOCK_CODE_0("a block of zeros has code 0 (as bitsandbytes' CUDA kernels do); it has the code of 0"),
+    OFFSET_NOT_SUBTRACTED("the mean of the constants is not subtracted before they are quantized"),
+    OFFSET_NOT_ADDED("the mean of the constants is not added when they are dequantized"),
+    MEAN_IN_FLOAT32("the mean of the constants is summed in float32; it is a double sum"),
+    EIGHT_BIT_IN_BINS("8-bit codes come from 65,536 bins (as bitsandbytes' CPU kernels do); they are the nearest values"),
+    CONSTANTS_IN_BFLOAT16("the constants of the blocks are rounded to bfloat16 before they are used"),
+    TRANSPOSED("the weight is used transposed; it is [out, in] and y = x·Wᵀ"),
+    BIAS_MISSING("the bias is not added"),
+    SCALE_MISSING("the adapter's scale alpha/r is missing"),
+    SCALE_IS_ALPHA("the adapter's scale is alpha; it is alpha/r"),
+    SCALE_RANK_STABILIZED("the adapter's scale is alpha/√r (rank-stabilized); it is alpha/r"),
+    GRADIENTS_UNSCALED("the adapter's gradients lack the scale alpha/r"),
+    LABELS_UNSHIFTED("labels are not shifted: position t predicts token t+1"),
+    MEAN_OVER_ALL_TOKENS("the loss is divided by the number of all tokens; only labels that are not -100 count"),
+    MEAN_OF_ROW_MEANS("the loss is the mean of the rows' means; it is one mean over all labels"),
+    SUM_INSTEAD_OF_MEAN("the loss is a sum; it is the mean over the labels"),
+    CLIPPED_TENSOR_BY_TENSOR("each tensor is clipped by its own norm; the norm is that of all gradients together"),
+    NOT_CLIPPED("gradients are not clipped"),
+    WEIGHT_DECAY_COUPLED("weight decay is added to the gradient (Adam with L2); AdamW decays the parameter itself"),
+    WEIGHT_DECAY_UNSCALED("weight decay is not multiplied by the learning rate"),
+    EPSILON_INSIDE_ROOT("epsilon is inside the square root; it is added to the root"),
+    NO_BIAS_CORRECTION("the moments' bias is not corrected");
+
+    private final String explanation;
+
+    Fault(String explanation) {
+        this.explanation = explanation;
+    }
+
+    /** What is wrong, and what is right, in a sentence. */
+    public String explanation() {
+        return explanation;
+    }
+
+    /** Its name as the verdict writes it, such as {@code nibbles-swapped}. */
+    public String id() {
+        return name().toLowerCase(Locale.ROOT).replace('_', '-');
+    }
+}
