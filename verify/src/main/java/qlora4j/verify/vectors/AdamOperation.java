@@ -74,8 +74,9 @@ final class AdamOperation implements Operation {
 
     @Override
     public List<Output> outputs() {
-        return List.of(new Output("grad_norms", LIMIT), new Output("exp_avg", LIMIT), new Output("exp_avg_sq", LIMIT),
-                new Output("params", LIMIT));
+        return List.of(new Output("grad_norms", LIMIT), new Output("exp_avg", LIMIT).after("grad_norms"),
+                new Output("exp_avg_sq", LIMIT).after("exp_avg"),
+                new Output("params", LIMIT).after("exp_avg", "exp_avg_sq"));
     }
 
     @Override

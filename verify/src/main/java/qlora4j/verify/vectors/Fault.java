@@ -10,16 +10,24 @@ public enum Fault {
     CODEBOOK_IN_DOUBLE("the NF4 values are derived in double throughout; spacing and division belong in float32"),
     NIBBLES_SWAPPED("the first element of a pair is in the low nibble; it belongs in the high one"),
     THRESHOLDS_IN_DOUBLE("numbers are compared with thresholds read as double; they are float32"),
+    THRESHOLDS_ARE_MIDPOINTS(
+            "thresholds are the values' midpoints in float32 (as bitsandbytes' CPU code has them); four of"
+                    + " NF4's differ from the published ones by an ulp"),
     TIES_GO_UP("a number on a threshold moves up; only one above it does"),
     ROUNDED_DOWN("codes are rounded towards the lower value instead of the nearest"),
     DIVISION("numbers are divided by absmax; they are multiplied by its float32 reciprocal"),
+    CONSTANT_CLAMPED("constants below 1e-38 are taken for 1e-38 (as bitsandbytes' CPU code does)"),
+    CONSTANTS_BY_ROW(
+            "an element's constant is that of block row·⌊columns/blocksize⌋ + column/blocksize (as bitsandbytes'"
+                    + " CPU kernels take it); blocks run over the flattened tensor"),
     BLOCKS_RESTART_AT_ROWS("blocks restart at every row; they run over the flattened tensor"),
     FLUSH_TO_ZERO("subnormal constants or reciprocals are flushed to zero (as bitsandbytes' CUDA kernels do)"),
     ZERO_BLOCK_CODE_0("a block of zeros has code 0 (as bitsandbytes' CUDA kernels do); it has the code of 0"),
     OFFSET_NOT_SUBTRACTED("the mean of the constants is not subtracted before they are quantized"),
     OFFSET_NOT_ADDED("the mean of the constants is not added when they are dequantized"),
     MEAN_IN_FLOAT32("the mean of the constants is summed in float32; it is a double sum"),
-    EIGHT_BIT_IN_BINS("8-bit codes come from 65,536 bins (as bitsandbytes' CPU kernels do); they are the nearest values"),
+    EIGHT_BIT_IN_BINS(
+            "8-bit codes come from 65,536 bins (as bitsandbytes' CPU kernels do); they are the nearest values"),
     CONSTANTS_IN_BFLOAT16("the constants of the blocks are rounded to bfloat16 before they are used"),
     TRANSPOSED("the weight is used transposed; it is [out, in] and y = x·Wᵀ"),
     BIAS_MISSING("the bias is not added"),

@@ -67,8 +67,9 @@ final class LinearOperation implements Operation {
         Output y = new Output("y", LIMIT);
         Output dx = new Output("dx", LIMIT);
         return adapted
-                ? List.of(new Output("u", LIMIT), y, new Output("dlora_B", LIMIT), new Output("dlora_A", LIMIT), dx)
-                : List.of(y, dx);
+                ? List.of(new Output("u", LIMIT), y.after("u"), new Output("dlora_B", LIMIT).after("u", "y"),
+                        new Output("dlora_A", LIMIT).after("y"), dx.after("y"))
+                : List.of(y, dx.after("y"));
     }
 
     @Override

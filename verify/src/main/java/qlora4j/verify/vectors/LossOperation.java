@@ -50,7 +50,8 @@ final class LossOperation implements Operation {
 
     @Override
     public List<Output> outputs() {
-        return List.of(new Output("nll", LIMIT), new Output("mean", LIMIT), new Output("dlogits", LIMIT));
+        return List.of(new Output("nll", LIMIT), new Output("mean", LIMIT).after("nll"),
+                new Output("dlogits", LIMIT).after("nll", "mean"));
     }
 
     /** The label that each position is compared with. */

@@ -38,14 +38,35 @@ interface Operation {
     Map<String, Tensor> compute(Fault fault);
 
     /**
+     * The operation to judge {@code theirs} by: where a specified freedom, such as the order of a sum, decides what follows
+     * from an output, the one that goes on from their output.
+     *
+     * @param theirs the other implementation's outputs by short name, those that it has
+     */
+    default Operation goingOnFrom(Map<String, Tensor> theirs) {
+        return this;
+    }
+
+    /**
      * An output.
      *
      * @param name its short name
      * @param limit the largest difference allowed; 0 for the same bits
+     * @param goOn whether what follows is judged by {@link #goingOnFrom} this output of theirs, once it is within its limit
+     * @param after the outputs that it is computed from: where one of them differs, so may this
      */
-    record Output(String name, double limit) {
-        static Output exact(String name) {
-            return new Output(name, 0);
+    record Output(String name, double limit, boolean goOn, List<String> after) {
+        Output(String name, double limit) {
+            this(name, limit, false, List.of());
+        }
+
+        static Output exact(String name, String... after) {
+            return new Output(name, 0, false, List.of(after));
+        }
+
+        /** The same, computed from these outputs. */
+        Output after(String... names) {
+            return new Output(name, limit, goOn, List.of(names));
         }
 
         boolean isExact() {

@@ -16,15 +16,24 @@ final class PlainQuantizer {
     /** Bins of bitsandbytes' 8-bit quantizer on the CPU, less one: a number goes to the nearest of them. */
     private static final int BINS = 65535;
     private static final int MEAN_CHUNK = 256;
+    /** What bitsandbytes' CPU code clamps constants to. */
+    private static final float SMALLEST_CLAMPED = 1e-38f;
 
     private final Codebook codebook;
     private final int blocksize;
     private final Fault fault;
+    private final Float given;
 
     PlainQuantizer(Codebook codebook, int blocksize, Fault fault) {
+        this(codebook, blocksize, fault, null);
+    }
+
+    /** @param offset put in for the mean of the constants; null to compute it */
+    PlainQuantizer(Codebook codebook, int blocksize, Fault fault, Float offset) {
         this.codebook = codebook;
         this.blocksize = blocksize;
         this.fault = fault;
+        this.given = offset;
     }
 
     /** Quantizes x; the outputs of {@link QuantizeOperation}. */
@@ -45,7 +54,7 @@ final class PlainQuantizer {
         out.put("absmax", Tensor.of(absmax, absmax.length));
         out.put("packed", pack(codes));
         out.put("dequant", dequantize(codes, absmax, blockOf, x));
-        float offset = mean(absmax);
+        float offset = given != null ? given : mean(absmax);
         float[] rest = new float[absmax.length];
         int[] groupOf = new int[absmax.length];
         for (int j = 0; j < rest.length; j++) {
@@ -90,6 +99,9 @@ final class PlainQuantizer {
 
     private float normalize(float x, float absmax) {
         boolean flushed = fault == Fault.FLUSH_TO_ZERO;
+        if (fault == Fault.CONSTANT_CLAMPED) {
+            return Math.clamp(x * (1f / Math.max(absmax, SMALLEST_CLAMPED)), -1f, 1f);
+        }
         if (absmax == 0 || flushed && absmax < Float.MIN_NORMAL) {
             return 0;
         }
@@ -113,6 +125,7 @@ final class PlainQuantizer {
             double threshold = switch (fault) {
                 case THRESHOLDS_IN_DOUBLE -> codebook.signMagnitude() ? thresholds[i]
                         : ((double) ascending[i] + ascending[i + 1]) / 2;
+                case THRESHOLDS_ARE_MIDPOINTS -> (ascending[i] + ascending[i + 1]) / 2;
                 case ROUNDED_DOWN -> Math.nextDown(ascending[i + 1]);
                 case null, default -> thresholds[i];
             };
@@ -164,7 +177,11 @@ final class PlainQuantizer {
     private Tensor dequantize(int[] codes, float[] scales, int[] blockOf, Tensor like) {
         Tensor out = Tensor.zeros(like.dtype(), like.shape());
         for (int i = 0; i < codes.length; i++) {
-            float scale = scales[blockOf[i]];
+            int columns = like.cols();
+            int block = fault == Fault.CONSTANTS_BY_ROW
+                    ? i / columns * (columns / blocksize) + i % columns / blocksize
+                    : blockOf[i];
+            float scale = scales[block];
             if (fault == Fault.CONSTANTS_IN_BFLOAT16) {
                 scale = DType.bf16ToFloat(DType.floatToBf16(scale));
             }

@@ -19,14 +19,30 @@ import qlora4j.tensor.Tensor;
 final class QuantizeOperation implements Operation {
     private static final int BLOCKSIZE = QuantConfig.QLORA.blocksize();
 
+    /** Relative: sums of float32 in any order, as for recorded bundles. */
+    private static final double MEAN = 16 * 0x1p-24;
+
     private final String name;
     private final QuantType type;
     private final Tensor x;
+    private final Float offset;
 
     private QuantizeOperation(String name, QuantType type, Tensor x) {
-        this.name = "quantize." + name;
+        this("quantize." + name, type, x, null);
+    }
+
+    private QuantizeOperation(String name, QuantType type, Tensor x, Float offset) {
+        this.name = name;
         this.type = type;
         this.x = x;
+        this.offset = offset;
+    }
+
+    /** A mean depends on the order of its sum: what follows is judged by their mean, where it is one. */
+    @Override
+    public Operation goingOnFrom(Map<String, Tensor> theirs) {
+        Tensor mean = theirs.get("offset");
+        return mean == null || mean.size() != 1 ? this : new QuantizeOperation(name, type, x, (float) mean.get(0));
     }
 
     /** All cases, the ordinary one first. */
@@ -107,9 +123,15 @@ final class QuantizeOperation implements Operation {
 
     @Override
     public List<Output> outputs() {
-        return List.of(Output.exact("absmax"), Output.exact("packed"), Output.exact("dequant"),
-                Output.exact("offset"), Output.exact("nested.absmax2"), Output.exact("nested.absmax"),
-                Output.exact("nested.scales"), Output.exact("nested.dequant"));
+        return List.of(Output.exact("absmax"), Output.exact("packed", "absmax"), Output.exact("dequant", "packed"),
+                new Output("offset", MEAN * Math.abs(mean()), true, List.of("absmax")),
+                Output.exact("nested.absmax2", "offset"), Output.exact("nested.absmax", "nested.absmax2"),
+                Output.exact("nested.scales", "nested.absmax"),
+                Output.exact("nested.dequant", "packed", "nested.scales"));
+    }
+
+    private double mean() {
+        return new PlainQuantizer(type.codebook(), BLOCKSIZE, null).run(x).get("offset").get(0);
     }
 
     @Override
@@ -135,6 +157,6 @@ final class QuantizeOperation implements Operation {
 
     @Override
     public Map<String, Tensor> compute(Fault fault) {
-        return new PlainQuantizer(type.codebook(), BLOCKSIZE, fault).run(x);
+        return new PlainQuantizer(type.codebook(), BLOCKSIZE, fault, offset).run(x);
     }
 }

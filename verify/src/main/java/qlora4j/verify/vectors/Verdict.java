@@ -113,7 +113,8 @@ public final class Verdict {
         try (Stream<Path> all = Files.list(foreign)) {
             List<Path> files = all.filter(f -> f.getFileName().toString().endsWith(ENDING)).sorted().toList();
             if (files.isEmpty()) {
-                throw new IOException(foreign + ": the folder holds no " + ENDING + " file; give a dump in safetensors");
+                throw new IOException(
+                        foreign + ": the folder holds no " + ENDING + " file; give a dump in safetensors");
             }
             return files;
         }
@@ -123,17 +124,7 @@ public final class Verdict {
         List<Line> lines = new ArrayList<>();
         Set<String> known = new HashSet<>(vectors.names());
         for (Operation operation : Operations.inOrder()) {
-            boolean explained = false;
-            for (Operation.Output output : operation.outputs()) {
-                String name = VectorBundle.output(operation, output.name());
-                if (!dump.containsKey(name)) {
-                    lines.add(new Line(name, operation.section(), Status.MISSING, "", null));
-                    continue;
-                }
-                Line line = compare(operation, output, dump.get(name).tensor(name), vectors.tensor(name), !explained);
-                explained |= line.status() == Status.DIFFERS;
-                lines.add(line);
-            }
+            judge(operation, dump, vectors, lines);
         }
         for (String name : dump.keySet()) {
             if (!known.contains(name)) {
@@ -143,7 +134,38 @@ public final class Verdict {
         return new Verdict(lines);
     }
 
-    /** What is spoiled by an earlier output of the same operation is compared and not explained. */
+    private static void judge(Operation operation, Map<String, Safetensors> dump, Safetensors vectors,
+            List<Line> lines) {
+        Map<String, Tensor> theirs = new LinkedHashMap<>();
+        for (Operation.Output output : operation.outputs()) {
+            String name = VectorBundle.output(operation, output.name());
+            if (dump.containsKey(name)) {
+                theirs.put(output.name(), dump.get(name).tensor(name));
+            }
+        }
+        Set<String> spoiled = new HashSet<>();
+        Operation by = operation;
+        for (Operation.Output output : operation.outputs()) {
+            String name = VectorBundle.output(operation, output.name());
+            Tensor their = theirs.get(output.name());
+            if (their == null) {
+                lines.add(new Line(name, operation.section(), Status.MISSING, "", null));
+                continue;
+            }
+            Tensor ours = by == operation ? vectors.tensor(name) : by.compute((Fault) null).get(output.name());
+            boolean follows = output.after().stream().anyMatch(spoiled::contains);
+            Line line = compare(by, output, their, ours, !follows);
+            if (line.status() == Status.DIFFERS) {
+                spoiled.add(output.name());
+            }
+            lines.add(line);
+            if (output.goOn() && line.status() == Status.OK) {
+                by = operation.goingOnFrom(theirs);
+            }
+        }
+    }
+
+    /** What is computed from an output that differs is compared and not explained. */
     private static Line compare(Operation operation, Operation.Output output, Tensor theirs, Tensor ours,
             boolean explain) {
         String name = VectorBundle.output(operation, output.name());
@@ -155,8 +177,9 @@ public final class Verdict {
         }
         double distance = Diagnosis.distance(same, ours, output);
         if (distance <= output.limit()) {
-            String detail = output.isExact() ? ours.size() + " equal" : "max |d| " + number(distance) + ", limit "
-                    + number(output.limit());
+            String detail = output.isExact() ? ours.size() + " equal"
+                    : "max |d| " + number(distance) + ", limit "
+                            + number(output.limit());
             return new Line(name, operation.section(), Status.OK, detail, null);
         }
         String detail = output.isExact() ? (long) distance + " of " + ours.size() + " differ"

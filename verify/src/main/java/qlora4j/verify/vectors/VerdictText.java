@@ -24,6 +24,11 @@ public final class VerdictText {
                 : verdict.count(Status.OK) > 0 ? "agrees" : "nothing compared";
     }
 
+    /** Whether something was compared and nothing differs. */
+    public static boolean agrees(Verdict verdict) {
+        return verdict.count(Status.OK) > 0 && verdict.count(Status.DIFFERS) == 0;
+    }
+
     /** A line for each tensor that was handed in, the first difference explained, and the counts as the last line. */
     public static List<String> lines(Verdict verdict) {
         List<String> out = new ArrayList<>();
