@@ -1,0 +1,409 @@
+// Causal attention for a few query rows over many keys (decoding): the keys are split among blocks.
+//
+//   q [N, heads·d], k, v [M, kvHeads·d] -> out [N, heads·d], lse [N, heads]; see DecoderKernels.attention
+//
+// A unit is up to 16 rows (query, head) that share a kv head. Its keys are cut into at most `splits` equal parts, one a
+// block; in a block the four warps take turns of 16 keys. A part's result is (sums, most, total): Σ exp(s - most)·v, the
+// largest score, Σ exp(s - most). The block that finishes last combines the parts in their order, so that a run repeats
+// bit for bit, and sets the unit's counter back to zero.
+//
+// workspace: [units, splits, 16, D + 2] F32; counters: [units] zero before the first call. Both unused when splits is 1.
+#include "attention.cuh"
+
+#define WARPS 4
+#define UNIT 16
+#define STEP 16
+
+struct Call {
+    const int *cuQ, *kvStart, *kvLen;
+    float *lse, *workspace;
+    u32* counters;
+    int sequences, heads, kvHeads, d, window, splits;
+    float scale;
+};
+
+// The rows of a unit: row r is query from + r / heads, head r % heads of those from `head`.
+struct Unit {
+    int rows, heads, head, kvHead, position, window;
+    long long firstRow; // in q
+};
+
+template <int D>
+struct Shared {
+    float sums[UNIT][D];
+    float most[WARPS][UNIT], total[WARPS][UNIT];
+    bool last;
+};
+
+// bfloat16 on tensor cores. Keys and values go from global memory to registers in 16-byte loads; which element of a head
+// is which k of a product, or which column of a result, is chosen so that a lane uses what it loads. Scores are in log2.
+template <int D>
+struct TensorCores {
+    typedef bf16 Element;
+    u32 queries[D / 16][4];
+    float sums[D / 64][8][4], most[2], total[2];
+
+    static __device__ __forceinline__ float scale(float s) {
+        return s * LOG2E;
+    }
+    static __device__ __forceinline__ float power(float x) {
+        return exp2_fast(x);
+    }
+    static __device__ __forceinline__ float logSumExp(float most, float total) {
+        return (most + log2f(total)) / LOG2E;
+    }
+    static __device__ __forceinline__ void put(bf16* to, float x) {
+        *to = (bf16) pack(x, 0);
+    }
+
+    // Row and element of a head are read where they exist, else zero.
+    static __device__ __forceinline__ uint4 load(const bf16* row, int element, bool valid, int d) {
+        return valid && element < d ? *(const uint4*) (row + element) : make_uint4(0, 0, 0, 0);
+    }
+
+    __device__ __forceinline__ void begin(const bf16* q, const Unit& unit, const Call& c, float (*)[D]) {
+        int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < D / 32; i++) {
+            uint4 x[2];
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int r = lane / 4 + 8 * h;
+                const bf16* row = q + ((unit.firstRow + r / unit.heads) * c.heads + unit.head + r % unit.heads) * c.d;
+                x[h] = load(row, 32 * i + lane % 4 * 8, r < unit.rows, c.d);
+            }
+            queries[2 * i][0] = x[0].x, queries[2 * i][1] = x[1].x, queries[2 * i][2] = x[0].y, queries[2 * i][3] = x[1].y;
+            queries[2 * i + 1][0] = x[0].z, queries[2 * i + 1][1] = x[1].z;
+            queries[2 * i + 1][2] = x[0].w, queries[2 * i + 1][3] = x[1].w;
+        }
+#pragma unroll
+        for (int i = 0; i < D / 2; i++) {
+            sums[i / 32][i / 4 % 8][i % 4] = 0;
+        }
+        most[0] = most[1] = -INFINITY;
+        total[0] = total[1] = 0;
+    }
+
+    // Keys j .. j + 15, those before `end`; k, v: the sequence's first row of the kv head.
+    __device__ __forceinline__ void step(const bf16* k, const bf16* v, long long stride, int j, int end, float scale,
+                                         const Unit& unit, int d, float (*)[D]) {
+        int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+        uint4 keys[2][D / 32], values[D / 64][4];
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            int key = j + n * 8 + g;
+#pragma unroll
+            for (int i = 0; i < D / 32; i++) {
+                keys[n][i] = load(k + key * stride, 32 * i + 8 * t, key < end, d);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < D / 64; i++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int key = j + e / 2 * 8 + 2 * t + e % 2;
+                values[i][e] = load(v + key * stride, 64 * i + 8 * g, key < end, d);
+            }
+        }
+        float s[2][4] = {};
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+#pragma unroll
+            for (int i = 0; i < D / 32; i++) {
+                mma(s[n], queries[2 * i], keys[n][i].x, keys[n][i].y);
+                mma(s[n], queries[2 * i + 1], keys[n][i].z, keys[n][i].w);
+            }
+        }
+        float factor[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int position = unit.position + (g + 8 * h) / unit.heads;
+            float now = most[h];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                int key = j + e / 2 * 8 + 2 * t + e % 2;
+                float& x = s[e / 2][2 * h + e % 2];
+                x = key < end && sees(position, key, unit.window) ? x * scale : -INFINITY;
+                now = fmaxf(now, x);
+            }
+            now = quad_max(now);
+            float base = now == -INFINITY ? 0 : now;
+            factor[h] = power(most[h] - base);
+            most[h] = now;
+            float sum = 0;
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                float& x = s[e / 2][2 * h + e % 2];
+                x = power(x - base);
+                sum += x;
+            }
+            total[h] = total[h] * factor[h] + sum;
+        }
+        u32 p[4] = {pack(s[0][0], s[0][1]), pack(s[0][2], s[0][3]), pack(s[1][0], s[1][1]), pack(s[1][2], s[1][3])};
+#pragma unroll
+        for (int i = 0; i < D / 64; i++) {
+            const uint4(&x)[4] = values[i];
+            u32 words[4][4] = {{x[0].x, x[0].y, x[0].z, x[0].w}, {x[1].x, x[1].y, x[1].z, x[1].w},
+                               {x[2].x, x[2].y, x[2].z, x[2].w}, {x[3].x, x[3].y, x[3].z, x[3].w}};
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+                int half = n % 2 ? 0x7632 : 0x5410;
+                u32 b0 = __byte_perm(words[0][n / 2], words[1][n / 2], half);
+                u32 b1 = __byte_perm(words[2][n / 2], words[3][n / 2], half);
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    sums[i][n][e] *= factor[e / 2];
+                }
+                mma(sums[i][n], p, b0, b1);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void publish(float* warpMost, float* warpTotal) {
+        int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            float sum = quad_sum(total[h]);
+            if (lane % 4 == 0) {
+                warpMost[lane / 4 + 8 * h] = most[h];
+                warpTotal[lane / 4 + 8 * h] = sum;
+            }
+        }
+    }
+
+    // to[row][element] = (first ? 0 : to) + factor(row)·sums
+    template <class Factor>
+    __device__ __forceinline__ void add(float (*to)[D], bool first, Factor factor) {
+        int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int row = lane / 4 + 8 * h;
+            float f = factor(row);
+#pragma unroll
+            for (int i = 0; i < D / 64 * 16; i++) {
+                float& x = to[row][i / 16 * 64 + (2 * (lane % 4) + i % 2) * 8 + i / 2 % 8];
+                x = (first ? 0 : x) + f * sums[i / 16][i / 2 % 8][2 * h + i % 2];
+            }
+        }
+    }
+};
+
+// float32: a lane has every 32nd element of a head. The queries wait in shared memory, where the sums come later.
+template <int D>
+struct Plain {
+    typedef float Element;
+    float sums[UNIT][D / 32], most[UNIT], total[UNIT];
+
+    static __device__ __forceinline__ float scale(float s) {
+        return s;
+    }
+    static __device__ __forceinline__ float power(float x) {
+        return expf(x);
+    }
+    static __device__ __forceinline__ float logSumExp(float most, float total) {
+        return most + logf(total);
+    }
+    static __device__ __forceinline__ void put(float* to, float x) {
+        *to = x;
+    }
+
+    __device__ __forceinline__ void begin(const float* q, const Unit& unit, const Call& c, float (*queries)[D]) {
+        for (int i = threadIdx.x; i < UNIT * D; i += WARPS * 32) {
+            int r = i / D, e = i % D;
+            const float* row = q + ((unit.firstRow + r / unit.heads) * c.heads + unit.head + r % unit.heads) * c.d;
+            queries[r][e] = r < unit.rows && e < c.d ? row[e] : 0;
+        }
+#pragma unroll
+        for (int r = 0; r < UNIT; r++) {
+            most[r] = -INFINITY;
+            total[r] = 0;
+#pragma unroll
+            for (int i = 0; i < D / 32; i++) {
+                sums[r][i] = 0;
+            }
+        }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ void step(const float* k, const float* v, long long stride, int j, int end, float scale,
+                                         const Unit& unit, int d, float (*queries)[D]) {
+        int lane = threadIdx.x % 32;
+        for (int key = j; key < min(j + STEP, end); key++) {
+            float x[D / 32], y[D / 32];
+#pragma unroll
+            for (int i = 0; i < D / 32; i++) {
+                int e = lane + 32 * i;
+                x[i] = e < d ? k[key * stride + e] : 0;
+                y[i] = e < d ? v[key * stride + e] : 0;
+            }
+#pragma unroll
+            for (int r = 0; r < UNIT; r++) {
+                if (r >= unit.rows || !sees(unit.position + r / unit.heads, key, unit.window)) {
+                    continue;
+                }
+                float s = 0;
+#pragma unroll
+                for (int i = 0; i < D / 32; i++) {
+                    s = fmaf(queries[r][lane + 32 * i], x[i], s);
+                }
+                for (int step = 16; step > 0; step /= 2) {
+                    s += __shfl_xor_sync(~0u, s, step);
+                }
+                float now = fmaxf(most[r], s * scale);
+                float factor = power(most[r] - now), p = power(s * scale - now);
+                most[r] = now;
+                total[r] = total[r] * factor + p;
+#pragma unroll
+                for (int i = 0; i < D / 32; i++) {
+                    sums[r][i] = fmaf(p, y[i], sums[r][i] * factor);
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void publish(float* warpMost, float* warpTotal) {
+        if (threadIdx.x % 32 == 0) {
+#pragma unroll
+            for (int r = 0; r < UNIT; r++) {
+                warpMost[r] = most[r];
+                warpTotal[r] = total[r];
+            }
+        }
+    }
+
+    template <class Factor>
+    __device__ __forceinline__ void add(float (*to)[D], bool first, Factor factor) {
+#pragma unroll
+        for (int r = 0; r < UNIT; r++) {
+            float f = factor(r);
+#pragma unroll
+            for (int i = 0; i < D / 32; i++) {
+                float& x = to[r][threadIdx.x % 32 + 32 * i];
+                x = (first ? 0 : x) + f * sums[r][i];
+            }
+        }
+    }
+};
+
+__device__ __forceinline__ float finite_or_zero(float x) {
+    return x == -INFINITY ? 0 : x;
+}
+
+template <int D, class Warp>
+__device__ __forceinline__ void decode(const typename Warp::Element* q, const typename Warp::Element* k,
+                                       const typename Warp::Element* v, typename Warp::Element* out, const Call& c) {
+    __shared__ Shared<D> shared;
+    int group = c.heads / c.kvHeads, headTiles = (group + UNIT - 1) / UNIT, queries = max(1, UNIT / group);
+    int split = blockIdx.x % c.splits, index = blockIdx.x / c.splits;
+    Unit unit;
+    unit.kvHead = index / headTiles % c.kvHeads;
+    Span span;
+    if (!find_span(c.cuQ, c.sequences, queries, index / headTiles / c.kvHeads, span)) {
+        return;
+    }
+    int count = min(queries, span.length - span.from);
+    unit.head = unit.kvHead * group + index % headTiles * UNIT;
+    unit.heads = min(UNIT, group - index % headTiles * UNIT);
+    unit.rows = count * unit.heads;
+    unit.firstRow = span.start + span.from;
+    unit.position = c.kvLen[span.sequence] - span.length + span.from;
+    unit.window = c.window;
+    int first = first_key(unit.position, c.window), end = max(first, unit.position + count);
+    int part = (end - first + c.splits - 1) / c.splits;
+    part = max(1, (part + WARPS * STEP - 1) / (WARPS * STEP)) * (WARPS * STEP);
+    int parts = max(1, (end - first + part - 1) / part);
+    if (split >= parts) {
+        return;
+    }
+    int warp = threadIdx.x / 32, to = min(end, first + (split + 1) * part);
+    long long stride = (long long) c.kvHeads * c.d;
+    k += c.kvStart[span.sequence] * stride + unit.kvHead * c.d;
+    v += c.kvStart[span.sequence] * stride + unit.kvHead * c.d;
+    Warp sums;
+    sums.begin(q, unit, c, shared.sums);
+    for (int j = first + split * part + warp * STEP; j < to; j += WARPS * STEP) {
+        sums.step(k, v, stride, j, to, Warp::scale(c.scale), unit, c.d, shared.sums);
+    }
+    sums.publish(shared.most[warp], shared.total[warp]);
+    __syncthreads();
+    auto most = [&](int row) {
+        return fmaxf(fmaxf(shared.most[0][row], shared.most[1][row]), fmaxf(shared.most[2][row], shared.most[3][row]));
+    };
+    auto factor = [&](int w, int row) { return Warp::power(shared.most[w][row] - finite_or_zero(most(row))); };
+    for (int w = 0; w < WARPS; w++) {
+        if (warp == w) {
+            sums.add(shared.sums, w == 0, [&](int row) { return factor(w, row); });
+        }
+        __syncthreads();
+    }
+    auto total = [&](int row) {
+        float sum = 0;
+        for (int w = 0; w < WARPS; w++) {
+            sum += factor(w, row) * shared.total[w][row];
+        }
+        return sum;
+    };
+    auto write = [&](int row, int element, float sum, float most, float total) {
+        long long at = (unit.firstRow + row / unit.heads) * c.heads + unit.head + row % unit.heads;
+        Warp::put(out + at * c.d + element, total == 0 ? 0 : sum / total);
+        if (element == 0) {
+            c.lse[at] = total == 0 ? -INFINITY : Warp::logSumExp(most, total);
+        }
+    };
+    if (parts == 1) {
+        for (int i = threadIdx.x; i < unit.rows * c.d; i += WARPS * 32) {
+            write(i / c.d, i % c.d, shared.sums[i / c.d][i % c.d], most(i / c.d), total(i / c.d));
+        }
+        return;
+    }
+    constexpr int ROW = D + 2, PART = UNIT * ROW;
+    float* results = c.workspace + (long long) index * c.splits * PART;
+    for (int i = threadIdx.x; i < unit.rows * ROW; i += WARPS * 32) {
+        int row = i / ROW, e = i % ROW;
+        results[split * PART + i] = e < D ? shared.sums[row][e] : e == D ? most(row) : total(row);
+    }
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        shared.last = atomicAdd(c.counters + index, 1) == parts - 1;
+    }
+    __syncthreads();
+    if (!shared.last) {
+        return;
+    }
+    __threadfence();
+    for (int i = threadIdx.x; i < unit.rows * c.d; i += WARPS * 32) {
+        const volatile float* row = results + i / c.d * ROW;
+        float top = -INFINITY, sum = 0, weight = 0;
+        for (int s = 0; s < parts; s++) {
+            top = fmaxf(top, row[s * PART + D]);
+        }
+        for (int s = 0; s < parts; s++) {
+            float f = Warp::power(row[s * PART + D] - finite_or_zero(top));
+            sum += f * row[s * PART + i % c.d];
+            weight += f * row[s * PART + D + 1];
+        }
+        write(i / c.d, i % c.d, sum, top, weight);
+    }
+    if (threadIdx.x == 0) {
+        c.counters[index] = 0;
+    }
+}
+
+#define KERNEL(D, TYPE, WARP, ELEMENT)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                               \
+        attention_decode_d##D##_##TYPE(const ELEMENT* q, const ELEMENT* k, const ELEMENT* v, const int* cuQ,               \
+                                       const int* kvStart, const int* kvLen, ELEMENT* out, float* lse, float* workspace,   \
+                                       u32* counters, int sequences, int heads, int kvHeads, int d, int window,            \
+                                       int splits, float scale) {                                                          \
+        decode<D, WARP<D>>(q, k, v, out,                                                                                   \
+                           {cuQ, kvStart, kvLen, lse, workspace, counters, sequences, heads, kvHeads, d, window, splits,   \
+                            scale});                                                                                       \
+    }
+
+KERNEL(64, bf16, TensorCores, bf16)
+KERNEL(128, bf16, TensorCores, bf16)
+KERNEL(256, bf16, TensorCores, bf16)
+KERNEL(64, f32, Plain, float)
+KERNEL(128, f32, Plain, float)
+KERNEL(256, f32, Plain, float)
