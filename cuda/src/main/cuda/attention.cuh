@@ -62,3 +62,11 @@ __device__ __forceinline__ float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
     return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
 }
+
+// The dot product of eight elements.
+__device__ __forceinline__ float dot8(uint4 a, uint4 b) {
+    float s = low_half(a.x) * low_half(b.x) + high_half(a.x) * high_half(b.x);
+    s += low_half(a.y) * low_half(b.y) + high_half(a.y) * high_half(b.y);
+    s += low_half(a.z) * low_half(b.z) + high_half(a.z) * high_half(b.z);
+    return s + low_half(a.w) * low_half(b.w) + high_half(a.w) * high_half(b.w);
+}

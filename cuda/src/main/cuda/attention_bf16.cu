@@ -122,10 +122,10 @@ __device__ __forceinline__ void forward(const bf16* q, const bf16* k, const bf16
     store_rows<D, D>(out, qStride, rows, d, sums, inverse[0], inverse[1], shared, warp * 16, 0);
 }
 
-// What a gradient kernel gets; stats: [2, heads, N], delta and then lse·log2(e).
 struct Gradient {
     const bf16 *dOut, *q, *k, *v, *out;
-    const float *lse, *stats;
+    const float* lse;
+    float* stats; // [2, heads, rows]: delta and then lse·log2(e), written with dq and read for dk and dv
     const int* cu;
     int sequences, rows, heads, kvHeads, d, window;
     float scale;
@@ -185,7 +185,7 @@ __device__ __forceinline__ void gradient_of_queries(const Gradient& g, bf16* dq)
     copy_tile<N, D, THREADS>(tiles, g.k + other + first * kvStride, kvStride, end - first, d);
     copy_tile<N, D, THREADS>(tiles + TILE, g.v + other + first * kvStride, kvStride, end - first, d);
     copy_commit();
-    // delta and lse of the lane's two rows; four lanes share a row. (g.stats lies in dq, which other blocks overwrite.)
+    // delta and lse of the lane's two rows; four lanes share a row.
     float stats[2][2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -193,16 +193,16 @@ __device__ __forceinline__ void gradient_of_queries(const Gradient& g, bf16* dq)
         float delta = 0;
         if (row < rows) {
             for (int c = lane % 4 * 8; c < d; c += 32) {
-                uint4 a = *(const uint4*) (g.dOut + own + row * stride + c);
-                uint4 b = *(const uint4*) (g.out + own + row * stride + c);
-                delta += low_half(a.x) * low_half(b.x) + high_half(a.x) * high_half(b.x);
-                delta += low_half(a.y) * low_half(b.y) + high_half(a.y) * high_half(b.y);
-                delta += low_half(a.z) * low_half(b.z) + high_half(a.z) * high_half(b.z);
-                delta += low_half(a.w) * low_half(b.w) + high_half(a.w) * high_half(b.w);
+                delta += dot8(*(const uint4*) (g.dOut + own + row * stride + c), *(const uint4*) (g.out + own + row * stride + c));
             }
         }
         stats[0][h] = quad_sum(delta);
-        stats[1][h] = row < rows ? g.lse[(span.start + span.from + row) * (long long) g.heads + head] * LOG2E : 0;
+        long long at = span.start + span.from + row;
+        stats[1][h] = row < rows ? g.lse[at * g.heads + head] * LOG2E : 0;
+        if (lane % 4 == 0 && row < rows) {
+            g.stats[(long long) head * g.rows + at] = stats[0][h];
+            g.stats[((long long) g.heads + head) * g.rows + at] = stats[1][h];
+        }
     }
     float sums[D / 8][4] = {}, none[D / 8][4];
     int stage = 0;
@@ -283,29 +283,6 @@ __device__ __forceinline__ void gradient_of_keys(const Gradient& g, bf16* dk, bf
     store_rows<D, COLUMNS>(dv + own, kvStride, rows, d, sumV, 1, 1, shared, warp * 16, part * COLUMNS / 8);
 }
 
-// stats[0, head, row] = Σ dOut·out and stats[1, head, row] = lse·log2(e); a warp a (row, head). It is kept in dq's memory
-// until dq is written.
-extern "C" __global__ void attention_delta_bf16(const bf16* dOut, const bf16* out, const float* lse, float* stats, int rows,
-                                                int heads, int d) {
-    long long at = blockIdx.x * (long long) (blockDim.x / 32) + threadIdx.x / 32;
-    if (at >= (long long) rows * heads) {
-        return;
-    }
-    float delta = 0;
-    for (int c = threadIdx.x % 32 * 2; c < d; c += 64) {
-        u32 a = *(const u32*) (dOut + at * d + c), b = *(const u32*) (out + at * d + c);
-        delta += low_half(a) * low_half(b) + high_half(a) * high_half(b);
-    }
-    for (int step = 16; step > 0; step /= 2) {
-        delta += __shfl_xor_sync(~0u, delta, step);
-    }
-    if (threadIdx.x % 32 == 0) {
-        long long to = at % heads * rows + at / heads;
-        stats[to] = delta;
-        stats[(long long) heads * rows + to] = lse[at] * LOG2E;
-    }
-}
-
 #define KERNELS(D, N, COLUMNS)                                                                                             \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
         attention_d##D##_bf16(const bf16* q, const bf16* k, const bf16* v, const int* cuQ, const int* kvStart,             \
@@ -315,13 +292,13 @@ extern "C" __global__ void attention_delta_bf16(const bf16* dOut, const bf16* ou
     }                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
         attention_dq_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v, const bf16* out,           \
-                                 const float* lse, const int* cu, bf16* dq, int sequences, int heads, int kvHeads, int d,  \
-                                 int window, float scale) {                                                                \
-        gradient_of_queries<D, N>({dOut, q, k, v, out, lse, nullptr, cu, sequences, 0, heads, kvHeads, d, window, scale},  \
+                                 const float* lse, const int* cu, bf16* dq, float* stats, int sequences, int rows,         \
+                                 int heads, int kvHeads, int d, int window, float scale) {                                 \
+        gradient_of_queries<D, N>({dOut, q, k, v, out, lse, stats, cu, sequences, rows, heads, kvHeads, d, window, scale}, \
                                   dq);                                                                                     \
     }                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                  \
-        attention_dkdv_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v, const float* stats,      \
+        attention_dkdv_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v, float* stats,            \
                                    const int* cu, bf16* dk, bf16* dv, int sequences, int rows, int heads, int kvHeads,     \
                                    int d, int window, float scale) {                                                       \
         gradient_of_keys<D, N, COLUMNS>({dOut, q, k, v, nullptr, nullptr, stats, cu, sequences, rows, heads, kvHeads, d,   \

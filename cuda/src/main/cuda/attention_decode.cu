@@ -41,6 +41,7 @@ template <int D>
 struct TensorCores {
     typedef bf16 Element;
     u32 queries[D / 16][4];
+    uint4 keys[2][D / 32], values[D / 64][4];
     float sums[D / 64][8][4], most[2], total[2];
 
     static __device__ __forceinline__ float scale(float s) {
@@ -84,27 +85,47 @@ struct TensorCores {
         total[0] = total[1] = 0;
     }
 
-    // Keys j .. j + 15, those before `end`; k, v: the sequence's first row of the kv head.
-    __device__ __forceinline__ void step(const bf16* k, const bf16* v, long long stride, int j, int end, float scale,
-                                         const Unit& unit, int d, float (*)[D]) {
-        int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-        uint4 keys[2][D / 32], values[D / 64][4];
+    // Requests keys or values j .. j + 15, those before `end`; k, v: the sequence's first row of the kv head.
+    __device__ __forceinline__ void loadKeys(const bf16* k, long long stride, int j, int end, int d) {
+        int lane = threadIdx.x % 32;
 #pragma unroll
         for (int n = 0; n < 2; n++) {
-            int key = j + n * 8 + g;
+            int key = j + n * 8 + lane / 4;
 #pragma unroll
             for (int i = 0; i < D / 32; i++) {
-                keys[n][i] = load(k + key * stride, 32 * i + 8 * t, key < end, d);
+                keys[n][i] = load(k + key * stride, 32 * i + 8 * (lane % 4), key < end, d);
             }
         }
+    }
+
+    __device__ __forceinline__ void loadValues(const bf16* v, long long stride, int j, int end, int d) {
+        int lane = threadIdx.x % 32;
 #pragma unroll
         for (int i = 0; i < D / 64; i++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                int key = j + e / 2 * 8 + 2 * t + e % 2;
-                values[i][e] = load(v + key * stride, 64 * i + 8 * g, key < end, d);
+                int key = j + e / 2 * 8 + 2 * (lane % 4) + e % 2;
+                values[i][e] = load(v + key * stride, 64 * i + 8 * (lane / 4), key < end, d);
             }
         }
+    }
+
+    // Keys j, j + WARPS·STEP and so on before `end`, STEP at a time; the next ones are on their way meanwhile.
+    __device__ __forceinline__ void run(const bf16* k, const bf16* v, long long stride, int j, int end, float scale,
+                                        const Unit& unit, int d, float (*)[D]) {
+        if (j >= end) {
+            return;
+        }
+        loadKeys(k, stride, j, end, d);
+        loadValues(v, stride, j, end, d);
+        for (; j < end; j += WARPS * STEP) {
+            step(k, v, stride, j, end, scale, unit, d);
+        }
+    }
+
+    __device__ __forceinline__ void step(const bf16* k, const bf16* v, long long stride, int j, int end, float scale,
+                                         const Unit& unit, int d) {
+        int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
         float s[2][4] = {};
 #pragma unroll
         for (int n = 0; n < 2; n++) {
@@ -114,6 +135,7 @@ struct TensorCores {
                 mma(s[n], queries[2 * i + 1], keys[n][i].z, keys[n][i].w);
             }
         }
+        loadKeys(k, stride, j + WARPS * STEP, end, d);
         float factor[2];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -157,6 +179,7 @@ struct TensorCores {
                 mma(sums[i][n], p, b0, b1);
             }
         }
+        loadValues(v, stride, j + WARPS * STEP, end, d);
     }
 
     __device__ __forceinline__ void publish(float* warpMost, float* warpTotal) {
@@ -225,10 +248,11 @@ struct Plain {
         __syncthreads();
     }
 
-    __device__ __forceinline__ void step(const float* k, const float* v, long long stride, int j, int end, float scale,
-                                         const Unit& unit, int d, float (*queries)[D]) {
+    // Keys j, j + WARPS·STEP and so on before `end`, STEP at a time.
+    __device__ __forceinline__ void run(const float* k, const float* v, long long stride, int j, int end, float scale,
+                                        const Unit& unit, int d, float (*queries)[D]) {
         int lane = threadIdx.x % 32;
-        for (int key = j; key < min(j + STEP, end); key++) {
+        for (int at = 0, key = j; key < end; at++, key = j + at / STEP * WARPS * STEP + at % STEP) {
             float x[D / 32], y[D / 32];
 #pragma unroll
             for (int i = 0; i < D / 32; i++) {
@@ -321,9 +345,7 @@ __device__ __forceinline__ void decode(const typename Warp::Element* q, const ty
     v += c.kvStart[span.sequence] * stride + unit.kvHead * c.d;
     Warp sums;
     sums.begin(q, unit, c, shared.sums);
-    for (int j = first + split * part + warp * STEP; j < to; j += WARPS * STEP) {
-        sums.step(k, v, stride, j, to, Warp::scale(c.scale), unit, c.d, shared.sums);
-    }
+    sums.run(k, v, stride, first + split * part + warp * STEP, to, Warp::scale(c.scale), unit, c.d, shared.sums);
     sums.publish(shared.most[warp], shared.total[warp]);
     __syncthreads();
     auto most = [&](int row) {
@@ -373,15 +395,17 @@ __device__ __forceinline__ void decode(const typename Warp::Element* q, const ty
     }
     __threadfence();
     for (int i = threadIdx.x; i < unit.rows * c.d; i += WARPS * 32) {
-        const volatile float* row = results + i / c.d * ROW;
+        const float* row = results + i / c.d * ROW;
         float top = -INFINITY, sum = 0, weight = 0;
+#pragma unroll 8
         for (int s = 0; s < parts; s++) {
-            top = fmaxf(top, row[s * PART + D]);
+            top = fmaxf(top, load_uncached(row + s * PART + D));
         }
+#pragma unroll 8
         for (int s = 0; s < parts; s++) {
-            float f = Warp::power(row[s * PART + D] - finite_or_zero(top));
-            sum += f * row[s * PART + i % c.d];
-            weight += f * row[s * PART + D + 1];
+            float f = Warp::power(load_uncached(row + s * PART + D) - finite_or_zero(top));
+            sum += f * load_uncached(row + s * PART + i % c.d);
+            weight += f * load_uncached(row + s * PART + D + 1);
         }
         write(i / c.d, i % c.d, sum, top, weight);
     }

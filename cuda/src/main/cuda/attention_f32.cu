@@ -164,33 +164,15 @@ __device__ __forceinline__ void forward(const float* q, const float* k, const fl
     store<D>(out + row0 * qStride + head * d, qStride, rows, d, sums, inverse);
 }
 
-// delta[head, row] = Σ dOut·out; a warp a (row, head).
-extern "C" __global__ void attention_delta_f32(const float* dOut, const float* out, float* delta, int rows, int heads,
-                                               int d) {
-    long long at = blockIdx.x * (long long) (blockDim.x / 32) + threadIdx.x / 32;
-    if (at >= (long long) rows * heads) {
-        return;
-    }
-    float sum = 0;
-    for (int c = threadIdx.x % 32; c < d; c += 32) {
-        sum = fmaf(dOut[at * d + c], out[at * d + c], sum);
-    }
-    for (int step = 16; step > 0; step /= 2) {
-        sum += __shfl_xor_sync(~0u, sum, step);
-    }
-    if (threadIdx.x % 32 == 0) {
-        delta[at % heads * rows + at / heads] = sum;
-    }
-}
-
 struct Gradient {
-    const float *dOut, *q, *k, *v, *out, *lse, *delta;
+    const float *dOut, *q, *k, *v, *out, *lse;
+    float* delta; // [heads, rows], written with dq and read for dk and dv
     const int* cu;
     int sequences, rows, heads, kvHeads, d, window;
     float scale;
 };
 
-// dq of 64 queries of one head. Computes its own delta: the shared one lies in dq, which other blocks overwrite.
+// dq of 64 queries of one head, and delta = Σ dOut·out of each.
 template <int D>
 __device__ __forceinline__ void gradient_of_queries(const Gradient& g, float* dq) {
     __shared__ Shared shared;
@@ -213,6 +195,9 @@ __device__ __forceinline__ void gradient_of_queries(const Gradient& g, float* dq
             sum += __shfl_xor_sync(~0u, sum, step);
         }
         deltas[row] = sum;
+        if (threadIdx.x % 32 == 0) {
+            g.delta[(long long) head * g.rows + row0 + row] = sum;
+        }
     }
     Rows queries = {g.q + own, stride, rows, d}, dOuts = {g.dOut + own, stride, rows, d};
     float sums[D / 64][4][4] = {}, scales[4] = {g.scale, g.scale, g.scale, g.scale};
@@ -283,13 +268,14 @@ __device__ __forceinline__ void gradient_of_keys(const Gradient& g, float* dk, f
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
         attention_dq_d##D##_f32(const float* dOut, const float* q, const float* k, const float* v, const float* out,      \
-                                const float* lse, const int* cu, float* dq, int sequences, int heads, int kvHeads, int d, \
-                                int window, float scale) {                                                                \
-        gradient_of_queries<D>({dOut, q, k, v, out, lse, nullptr, cu, sequences, 0, heads, kvHeads, d, window, scale}, dq);\
+                                const float* lse, const int* cu, float* dq, float* delta, int sequences, int rows,        \
+                                int heads, int kvHeads, int d, int window, float scale) {                                 \
+        gradient_of_queries<D>({dOut, q, k, v, out, lse, delta, cu, sequences, rows, heads, kvHeads, d, window, scale},   \
+                               dq);                                                                                       \
     }                                                                                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS)                                                                 \
         attention_dkdv_d##D##_f32(const float* dOut, const float* q, const float* k, const float* v, const float* lse,    \
-                                  const float* delta, const int* cu, float* dk, float* dv, int sequences, int rows,       \
+                                  float* delta, const int* cu, float* dk, float* dv, int sequences, int rows,       \
                                   int heads, int kvHeads, int d, int window, float scale) {                               \
         gradient_of_keys<D>({dOut, q, k, v, nullptr, lse, delta, cu, sequences, rows, heads, kvHeads, d, window, scale},  \
                             dk, dv);                                                                                      \

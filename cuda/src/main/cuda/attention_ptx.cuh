@@ -37,6 +37,10 @@ __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+__device__ __forceinline__ void copy_wait_all() {
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
 // Four 8x8 matrices of 16-bit elements; lane l gives the address of row l % 8 of matrix l / 8 and gets elements
 // (l / 4, 2(l % 4)) and the next of each.
 __device__ __forceinline__ void load_matrices(u32 (&r)[4], u32 address) {
@@ -81,4 +85,9 @@ __device__ __forceinline__ float exp2_fast(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
+}
+
+// A value that another block wrote in this launch: past the first-level cache.
+__device__ __forceinline__ float load_uncached(const float* p) {
+    return __ldcg(p);
 }
