@@ -38,6 +38,52 @@ __device__ __forceinline__ bool find_span(const int* cu, int sequences, int size
     return false;
 }
 
+// The same blocks in another order: those with the most blocks of their sequence from them to its end first.
+__device__ __forceinline__ bool find_span_longest_first(const int* cu, int sequences, int size, int index, Span& span) {
+    int lane = threadIdx.x % 32;
+    auto blocks = [&](int s) { return s < sequences ? (cu[s + 1] - cu[s] + size - 1) / size : 0; };
+    int most = 0;
+    for (int s = lane; s < sequences; s += 32) {
+        most = max(most, blocks(s));
+    }
+    most = __reduce_max_sync(~0u, most);
+    // `left` blocks from the end of their sequence on: find it so that blocks with more number at most index.
+    auto longer = [&](int left) {
+        int sum = 0;
+        for (int s = lane; s < sequences; s += 32) {
+            sum += max(0, blocks(s) - left);
+        }
+        return __reduce_add_sync(~0u, sum);
+    };
+    if (index >= longer(0)) {
+        return false;
+    }
+    int low = 1, high = most;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (longer(middle) <= index) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    index -= longer(low);
+    for (int first = 0; first < sequences; first += 32) {
+        int n = blocks(first + lane);
+        u32 some = __ballot_sync(~0u, n >= low);
+        u32 chosen = __ballot_sync(~0u, n >= low && __popc(some & ((1u << lane) - 1)) == index);
+        if (chosen != 0) {
+            span.sequence = first + __ffs(chosen) - 1;
+            span.start = cu[span.sequence];
+            span.length = cu[span.sequence + 1] - span.start;
+            span.from = (blocks(span.sequence) - low) * size;
+            return true;
+        }
+        index -= __popc(some);
+    }
+    return false;
+}
+
 // Whether the query at `position` sees the key at `key`: itself and those before, the last `window` when there is one.
 __device__ __forceinline__ bool sees(int position, int key, int window) {
     return key <= position && (window == 0 || key > position - window);

@@ -231,7 +231,7 @@ __device__ __forceinline__ void gradient_of_keys(const Gradient& g, bf16* dk, bf
     Span span;
     int part = blockIdx.x % PARTS, kvHead = blockIdx.x / PARTS % g.kvHeads;
     // The keys at the start of a sequence are seen by the most queries: they go first.
-    if (!find_span(g.cu, g.sequences, ROWS, blockIdx.x / PARTS / g.kvHeads, span)) {
+    if (!find_span_longest_first(g.cu, g.sequences, ROWS, blockIdx.x / PARTS / g.kvHeads, span)) {
         return;
     }
     int rows = min(ROWS, span.length - span.from), d = g.d, group = g.heads / g.kvHeads;

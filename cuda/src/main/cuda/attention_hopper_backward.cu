@@ -22,7 +22,8 @@ struct Pass {
         int heads = KEYS ? g.kvHeads : g.heads;
         head = tile % heads;
         // First those with the most steps: the queries at a sequence's end, the keys at its start.
-        if (!find_span(g.cu, g.sequences, ROWS, KEYS ? tile / heads : (g.tiles - 1 - tile) / heads, span)) {
+        if (!(KEYS ? find_span_longest_first(g.cu, g.sequences, ROWS, tile / heads, span)
+                   : find_span(g.cu, g.sequences, ROWS, (g.tiles - 1 - tile) / heads, span))) {
             return false;
         }
         start = span.start;
