@@ -42,7 +42,8 @@ template <int D, int KEYS>
 struct ForwardShared {
     static constexpr int TILE = KEYS * D * 2, K = ROWS * D * 2, V = K + 2 * TILE, OUT = V + 2 * TILE, Q_FULL = OUT + K,
                          Q_EMPTY = Q_FULL + 8, K_FULL = Q_EMPTY + 8, K_EMPTY = K_FULL + 16, V_FULL = K_EMPTY + 16,
-                         V_EMPTY = V_FULL + 16, DEALER = V_EMPTY + 16, BYTES = DEALER + Dealer::BYTES;
+                         V_EMPTY = V_FULL + 16, DEALER = V_EMPTY + 16, BYTES = Q_FULL + BARRIER_BYTES;
+    static_assert(DEALER + Dealer::BYTES <= BYTES, "room for barriers");
 };
 
 template <int D, int KEYS>

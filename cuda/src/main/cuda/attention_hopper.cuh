@@ -12,6 +12,7 @@
 #define ROWS 128
 #define COPIER_REGISTERS 40
 #define REGISTERS 232
+#define BARRIER_BYTES 512 // of shared memory, for all mbarriers
 
 // Named barriers; 0 is __syncthreads.
 #define TURN 1 // and 2: a warpgroup's turn to issue products

@@ -45,18 +45,19 @@ struct Pass {
     }
 };
 
-template <int D, int N>
+template <int D, int N, bool KEYS>
 struct GradientShared {
-    static constexpr int SLOTS = N == 64 ? 3 : 2, OWN = ROWS * D * 2, TILE = N * D * 2, U = 2 * OWN, W = U + SLOTS * TILE,
-                         OUT = W + SLOTS * TILE, STATS = OUT + OWN, X_FULL = STATS + SLOTS * 2 * N * 4, X_EMPTY = X_FULL + 8,
-                         Y_FULL = X_EMPTY + 8, Y_EMPTY = Y_FULL + 8, U_FULL = Y_EMPTY + 8, U_EMPTY = U_FULL + 8 * SLOTS,
-                         W_FULL = U_EMPTY + 8 * SLOTS, W_EMPTY = W_FULL + 8 * SLOTS, DEALER = W_EMPTY + 8 * SLOTS,
-                         BYTES = DEALER + Dealer::BYTES;
+    static constexpr int SLOTS = KEYS ? 3 : 2, OWN = ROWS * D * 2, TILE = N * D * 2, U = 2 * OWN, W = U + SLOTS * TILE,
+                         OUT = W + SLOTS * TILE, STATS = OUT + OWN, X_FULL = STATS + (KEYS ? SLOTS * 2 * N * 4 : 0),
+                         X_EMPTY = X_FULL + 8, Y_FULL = X_EMPTY + 8, Y_EMPTY = Y_FULL + 8, U_FULL = Y_EMPTY + 8,
+                         U_EMPTY = U_FULL + 8 * SLOTS, W_FULL = U_EMPTY + 8 * SLOTS, W_EMPTY = W_FULL + 8 * SLOTS,
+                         DEALER = W_EMPTY + 8 * SLOTS, BYTES = X_FULL + BARRIER_BYTES;
+    static_assert(DEALER + Dealer::BYTES <= BYTES, "room for barriers");
 };
 
 template <int D, int N, bool KEYS>
 __device__ __forceinline__ void gradient_copies(const Gradient& g, Dealer dealer, u32 base) {
-    typedef GradientShared<D, N> At;
+    typedef GradientShared<D, N, KEYS> At;
     long long stride = (long long) (KEYS ? g.kvHeads : g.heads) * g.d;
     long long otherStride = (long long) (KEYS ? g.heads : g.kvHeads) * g.d;
     Ring<At::SLOTS> ring;
@@ -106,7 +107,7 @@ __device__ __forceinline__ void gradient_copies(const Gradient& g, Dealer dealer
 // p = exp(x·uᵀ - lse), ds = p·(y·wᵀ - delta); dq or dk: sum1 += ds·u; dv: sum2 += p·w.
 template <int D, int N, bool KEYS>
 __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer dealer, char* shared, u32 base, bf16* d1, bf16* d2) {
-    typedef GradientShared<D, N> At;
+    typedef GradientShared<D, N, KEYS> At;
     int group = threadIdx.x / 128 - 1, lane = threadIdx.x % 32;
     int row = group * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4; // of the tile; the lane's second row is 8 below
     long long stride = (long long) (KEYS ? g.kvHeads : g.heads) * g.d;
@@ -230,7 +231,7 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
 
 template <int D, int N, bool KEYS>
 __device__ __forceinline__ void gradient(const Gradient& g, u32* counters, bf16* d1, bf16* d2) {
-    typedef GradientShared<D, N> At;
+    typedef GradientShared<D, N, KEYS> At;
     char* shared = dynamic_shared();
     u32 base = shared_address(shared);
     Dealer dealer(shared, At::DEALER, counters, g.tiles);

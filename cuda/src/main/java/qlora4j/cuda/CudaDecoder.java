@@ -29,6 +29,7 @@ final class CudaDecoder implements DecoderKernels {
 
     private final CudaBackend backend;
     private final CudaFaults faults;
+    private final CudaAttention attention;
     private final Variants embedding;
     private final Variants embeddingBackward;
     private final Variants norm;
@@ -46,6 +47,7 @@ final class CudaDecoder implements DecoderKernels {
     CudaDecoder(CudaBackend backend) {
         this.backend = backend;
         faults = backend.faults();
+        attention = new CudaAttention(backend);
         CudaModules m = backend.modules();
         embedding = Variants.ofPairs(m, "embedding", "embedding_forward", ALL_PAIRS);
         embeddingBackward = Variants.ofPairs(m, "embedding", "embedding_backward", ALL_PAIRS);
@@ -123,13 +125,13 @@ final class CudaDecoder implements DecoderKernels {
     @Override
     public void attention(Stream s, AttentionShape shape, Tensor q, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart,
             Tensor kvLen, Tensor out, Tensor lse) {
-        throw new IllegalStateException("backend cuda has no attention: CudaAttention is not part of this build");
+        attention.forward((CudaStream) s, shape, q, k, v, cuQ, kvStart, kvLen, out, lse);
     }
 
     @Override
     public void attentionBackward(Stream s, AttentionShape shape, Tensor dOut, Tensor q, Tensor k, Tensor v, Tensor out,
             Tensor lse, Tensor cu, Tensor dq, Tensor dk, Tensor dv) {
-        throw new IllegalStateException("backend cuda has no attention: CudaAttention is not part of this build");
+        attention.backward((CudaStream) s, shape, dOut, q, k, v, out, lse, cu, dq, dk, dv);
     }
 
     @Override

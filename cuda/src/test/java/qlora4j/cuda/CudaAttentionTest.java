@@ -1,0 +1,39 @@
+package qlora4j.cuda;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.Random;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import qlora4j.model.AttentionShape;
+
+/** The arithmetic of attention's launches. */
+class CudaAttentionTest {
+    /** However the rows are shared out among sequences, there are enough blocks, and not one too many for the fullest. */
+    @Test
+    void blocksCoverAllSequences() {
+        Random random = new Random(1);
+        for (int round = 0; round < 1000; round++) {
+            int sequences = 1 + random.nextInt(9);
+            int rows = 0;
+            long needed = 0;
+            for (int s = 0; s < sequences; s++) {
+                int length = random.nextInt(4) == 0 ? 0 : random.nextInt(200);
+                rows += length;
+                needed += Math.ceilDiv(length, 64);
+            }
+            assertThat(CudaAttention.blocks(rows, sequences, 64)).isGreaterThanOrEqualTo(needed)
+                    .isLessThanOrEqualTo(needed + sequences);
+        }
+    }
+
+    /** 132 multiprocessors: about two blocks each, never fewer than 64 keys a block, never less than one. */
+    @ParameterizedTest
+    @CsvSource({"8,0,4096,33", "8,0,192,3", "8,0,65,2", "8,0,64,1", "8,0,0,1", "300,0,4096,1", "8,100,4096,2",
+            "264,0,4096,1",
+            "132,0,4096,2"})
+    void keysAreSplitToFillTheGpu(long units, int window, int keys, int splits) {
+        assertThat(CudaAttention.splits(new AttentionShape(32, 8, 128, window, keys), units, 132)).isEqualTo(splits);
+    }
+}
