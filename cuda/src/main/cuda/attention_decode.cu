@@ -7,12 +7,14 @@
 // largest score, Σ exp(s - most). The block that finishes last combines the parts in their order, so that a run repeats
 // bit for bit, and sets the unit's counter back to zero.
 //
-// workspace: [units, splits, 16, D + 2] F32; counters: [units] zero before the first call. Both unused when splits is 1.
+// workspace: [units, splits, 16, D + 4] F32; counters: [units] zero before the first call. Both unused when splits is 1.
 #include "attention.cuh"
 
 #define WARPS 4
+#define THREADS (WARPS * 32)
 #define UNIT 16
 #define STEP 16
+#define PART (4 * WARPS * STEP) // keys of a part, at least: what is done in less time than parts take to be combined
 
 struct Call {
     const int *cuQ, *kvStart, *kvLen;
@@ -26,13 +28,6 @@ struct Call {
 struct Unit {
     int rows, heads, head, kvHead, position, window;
     long long firstRow; // in q
-};
-
-template <int D>
-struct Shared {
-    float sums[UNIT][D];
-    float most[WARPS][UNIT], total[WARPS][UNIT];
-    bool last;
 };
 
 // bfloat16 on tensor cores. Keys and values go from global memory to registers in 16-byte loads; which element of a head
@@ -62,7 +57,7 @@ struct TensorCores {
         return valid && element < d ? *(const uint4*) (row + element) : make_uint4(0, 0, 0, 0);
     }
 
-    __device__ __forceinline__ void begin(const bf16* q, const Unit& unit, const Call& c, float (*)[D]) {
+    __device__ __forceinline__ void begin(const bf16* q, const Unit& unit, const Call& c) {
         int lane = threadIdx.x % 32;
 #pragma unroll
         for (int i = 0; i < D / 32; i++) {
@@ -112,7 +107,7 @@ struct TensorCores {
 
     // Keys j, j + WARPS·STEP and so on before `end`, STEP at a time; the next ones are on their way meanwhile.
     __device__ __forceinline__ void run(const bf16* k, const bf16* v, long long stride, int j, int end, float scale,
-                                        const Unit& unit, int d, float (*)[D]) {
+                                        const Unit& unit, int d) {
         if (j >= end) {
             return;
         }
@@ -182,36 +177,25 @@ struct TensorCores {
         loadValues(v, stride, j + WARPS * STEP, end, d);
     }
 
-    __device__ __forceinline__ void publish(float* warpMost, float* warpTotal) {
-        int lane = threadIdx.x % 32;
-#pragma unroll
-        for (int h = 0; h < 2; h++) {
-            float sum = quad_sum(total[h]);
-            if (lane % 4 == 0) {
-                warpMost[lane / 4 + 8 * h] = most[h];
-                warpTotal[lane / 4 + 8 * h] = sum;
-            }
-        }
-    }
-
-    // to[row][element] = (first ? 0 : to) + factor(row)·sums
-    template <class Factor>
-    __device__ __forceinline__ void add(float (*to)[D], bool first, Factor factor) {
+    __device__ __forceinline__ void publish(float (*to)[D + 4], float* rowMost, float* rowTotal, int rows) const {
         int lane = threadIdx.x % 32;
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int row = lane / 4 + 8 * h;
-            float f = factor(row);
 #pragma unroll
-            for (int i = 0; i < D / 64 * 16; i++) {
-                float& x = to[row][i / 16 * 64 + (2 * (lane % 4) + i % 2) * 8 + i / 2 % 8];
-                x = (first ? 0 : x) + f * sums[i / 16][i / 2 % 8][2 * h + i % 2];
+            for (int i = 0; i < D / 64 * 16 && row < rows; i++) {
+                to[row][i / 16 * 64 + (2 * (lane % 4) + i % 2) * 8 + i / 2 % 8] = sums[i / 16][i / 2 % 8][2 * h + i % 2];
+            }
+            float sum = quad_sum(total[h]);
+            if (lane % 4 == 0) {
+                rowMost[row] = most[h];
+                rowTotal[row] = sum;
             }
         }
     }
 };
 
-// float32: a lane has every 32nd element of a head. The queries wait in shared memory, where the sums come later.
+// float32: a lane has every 32nd element of a head. The queries wait in shared memory.
 template <int D>
 struct Plain {
     typedef float Element;
@@ -230,8 +214,12 @@ struct Plain {
         *to = x;
     }
 
-    __device__ __forceinline__ void begin(const float* q, const Unit& unit, const Call& c, float (*queries)[D]) {
-        for (int i = threadIdx.x; i < UNIT * D; i += WARPS * 32) {
+    float (*queries)[D];
+
+    __device__ __forceinline__ void begin(const float* q, const Unit& unit, const Call& c) {
+        __shared__ float rows[UNIT][D];
+        queries = rows;
+        for (int i = threadIdx.x; i < UNIT * D; i += THREADS) {
             int r = i / D, e = i % D;
             const float* row = q + ((unit.firstRow + r / unit.heads) * c.heads + unit.head + r % unit.heads) * c.d;
             queries[r][e] = r < unit.rows && e < c.d ? row[e] : 0;
@@ -250,7 +238,7 @@ struct Plain {
 
     // Keys j, j + WARPS·STEP and so on before `end`, STEP at a time.
     __device__ __forceinline__ void run(const float* k, const float* v, long long stride, int j, int end, float scale,
-                                        const Unit& unit, int d, float (*queries)[D]) {
+                                        const Unit& unit, int d) {
         int lane = threadIdx.x % 32;
         for (int at = 0, key = j; key < end; at++, key = j + at / STEP * WARPS * STEP + at % STEP) {
             float x[D / 32], y[D / 32];
@@ -285,38 +273,43 @@ struct Plain {
         }
     }
 
-    __device__ __forceinline__ void publish(float* warpMost, float* warpTotal) {
-        if (threadIdx.x % 32 == 0) {
-#pragma unroll
-            for (int r = 0; r < UNIT; r++) {
-                warpMost[r] = most[r];
-                warpTotal[r] = total[r];
-            }
-        }
-    }
-
-    template <class Factor>
-    __device__ __forceinline__ void add(float (*to)[D], bool first, Factor factor) {
+    __device__ __forceinline__ void publish(float (*to)[D + 4], float* rowMost, float* rowTotal, int rows) const {
 #pragma unroll
         for (int r = 0; r < UNIT; r++) {
-            float f = factor(r);
 #pragma unroll
-            for (int i = 0; i < D / 32; i++) {
-                float& x = to[r][threadIdx.x % 32 + 32 * i];
-                x = (first ? 0 : x) + f * sums[r][i];
+            for (int i = 0; i < D / 32 && r < rows; i++) {
+                to[r][threadIdx.x % 32 + 32 * i] = sums[r][i];
+            }
+            if (threadIdx.x % 32 == 0) {
+                rowMost[r] = most[r];
+                rowTotal[r] = total[r];
             }
         }
     }
 };
 
-__device__ __forceinline__ float finite_or_zero(float x) {
-    return x == -INFINITY ? 0 : x;
-}
+// Sums of four elements of a row, so far: of exp(s - most)·v and of exp(s - most).
+template <class Warp>
+struct Sums {
+    float most = -INFINITY, total = 0, sum[4] = {};
+    __device__ __forceinline__ void add(float otherMost, float otherTotal, float4 other) {
+        float now = fmaxf(most, otherMost), base = now == -INFINITY ? 0 : now;
+        float f = Warp::power(most - base), g = Warp::power(otherMost - base);
+        most = now;
+        total = total * f + otherTotal * g;
+        sum[0] = sum[0] * f + other.x * g;
+        sum[1] = sum[1] * f + other.y * g;
+        sum[2] = sum[2] * f + other.z * g;
+        sum[3] = sum[3] * f + other.w * g;
+    }
+};
 
 template <int D, class Warp>
 __device__ __forceinline__ void decode(const typename Warp::Element* q, const typename Warp::Element* k,
                                        const typename Warp::Element* v, typename Warp::Element* out, const Call& c) {
-    __shared__ Shared<D> shared;
+    __shared__ float mosts[WARPS][UNIT], totals[WARPS][UNIT];
+    __shared__ bool last;
+    float(*shared)[UNIT][D + 4] = (float(*)[UNIT][D + 4]) dynamic_shared();
     int group = c.heads / c.kvHeads, headTiles = (group + UNIT - 1) / UNIT, queries = max(1, UNIT / group);
     int split = blockIdx.x % c.splits, index = blockIdx.x / c.splits;
     Unit unit;
@@ -334,7 +327,7 @@ __device__ __forceinline__ void decode(const typename Warp::Element* q, const ty
     unit.window = c.window;
     int first = first_key(unit.position, c.window), end = max(first, unit.position + count);
     int part = (end - first + c.splits - 1) / c.splits;
-    part = max(1, (part + WARPS * STEP - 1) / (WARPS * STEP)) * (WARPS * STEP);
+    part = max(PART, (part + WARPS * STEP - 1) / (WARPS * STEP) * (WARPS * STEP));
     int parts = max(1, (end - first + part - 1) / part);
     if (split >= parts) {
         return;
@@ -344,70 +337,74 @@ __device__ __forceinline__ void decode(const typename Warp::Element* q, const ty
     k += c.kvStart[span.sequence] * stride + unit.kvHead * c.d;
     v += c.kvStart[span.sequence] * stride + unit.kvHead * c.d;
     Warp sums;
-    sums.begin(q, unit, c, shared.sums);
-    sums.run(k, v, stride, first + split * part + warp * STEP, to, Warp::scale(c.scale), unit, c.d, shared.sums);
-    sums.publish(shared.most[warp], shared.total[warp]);
+    sums.begin(q, unit, c);
+    sums.run(k, v, stride, first + split * part + warp * STEP, to, Warp::scale(c.scale), unit, c.d);
+    sums.publish(shared[warp], mosts[warp], totals[warp], unit.rows);
     __syncthreads();
-    auto most = [&](int row) {
-        return fmaxf(fmaxf(shared.most[0][row], shared.most[1][row]), fmaxf(shared.most[2][row], shared.most[3][row]));
-    };
-    auto factor = [&](int w, int row) { return Warp::power(shared.most[w][row] - finite_or_zero(most(row))); };
-    for (int w = 0; w < WARPS; w++) {
-        if (warp == w) {
-            sums.add(shared.sums, w == 0, [&](int row) { return factor(w, row); });
-        }
-        __syncthreads();
-    }
-    auto total = [&](int row) {
-        float sum = 0;
-        for (int w = 0; w < WARPS; w++) {
-            sum += factor(w, row) * shared.total[w][row];
-        }
-        return sum;
-    };
-    auto write = [&](int row, int element, float sum, float most, float total) {
+
+    auto write = [&](int row, int element, const Sums<Warp>& s) {
         long long at = (unit.firstRow + row / unit.heads) * c.heads + unit.head + row % unit.heads;
-        Warp::put(out + at * c.d + element, total == 0 ? 0 : sum / total);
+        float factor = s.total == 0 ? 0 : 1 / s.total;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            if (element + i < c.d) {
+                Warp::put(out + at * c.d + element + i, s.sum[i] * factor);
+            }
+        }
         if (element == 0) {
-            c.lse[at] = total == 0 ? -INFINITY : Warp::logSumExp(most, total);
+            c.lse[at] = s.total == 0 ? -INFINITY : Warp::logSumExp(s.most, s.total);
         }
     };
-    if (parts == 1) {
-        for (int i = threadIdx.x; i < unit.rows * c.d; i += WARPS * 32) {
-            write(i / c.d, i % c.d, shared.sums[i / c.d][i % c.d], most(i / c.d), total(i / c.d));
+    constexpr int ROW = D + 4, SIZE = UNIT * ROW;
+    float* results = c.workspace + (long long) index * c.splits * SIZE;
+    for (int i = threadIdx.x; i < unit.rows * (D / 4); i += THREADS) {
+        int row = i / (D / 4), element = i % (D / 4) * 4;
+        Sums<Warp> s;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            s.add(mosts[w][row], totals[w][row], *(const float4*) &shared[w][row][element]);
         }
+        if (parts == 1) {
+            write(row, element, s);
+            continue;
+        }
+        float* to = results + split * SIZE + row * ROW;
+        *(float4*) (to + element) = make_float4(s.sum[0], s.sum[1], s.sum[2], s.sum[3]);
+        if (element == 0) {
+            *(float4*) (to + D) = make_float4(s.most, s.total, 0, 0);
+        }
+    }
+    if (parts == 1) {
         return;
     }
-    constexpr int ROW = D + 2, PART = UNIT * ROW;
-    float* results = c.workspace + (long long) index * c.splits * PART;
-    for (int i = threadIdx.x; i < unit.rows * ROW; i += WARPS * 32) {
-        int row = i / ROW, e = i % ROW;
-        results[split * PART + i] = e < D ? shared.sums[row][e] : e == D ? most(row) : total(row);
-    }
-    __threadfence();
+    fence_device();
     __syncthreads();
     if (threadIdx.x == 0) {
-        shared.last = atomicAdd(c.counters + index, 1) == parts - 1;
+        last = atomicAdd(c.counters + index, 1) == parts - 1;
     }
     __syncthreads();
-    if (!shared.last) {
+    if (!last) {
         return;
     }
-    __threadfence();
-    for (int i = threadIdx.x; i < unit.rows * c.d; i += WARPS * 32) {
-        const float* row = results + i / c.d * ROW;
-        float top = -INFINITY, sum = 0, weight = 0;
-#pragma unroll 8
-        for (int s = 0; s < parts; s++) {
-            top = fmaxf(top, load_uncached(row + s * PART + D));
+    fence_device();
+    for (int i = threadIdx.x; i < unit.rows * (D / 4); i += THREADS) {
+        int row = i / (D / 4), element = i % (D / 4) * 4;
+        const float* from = results + row * ROW;
+        Sums<Warp> s;
+        for (int p = 0; p < parts; p += 4) {
+            float4 x[4], y[4];
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                bool some = p + j < parts;
+                x[j] = some ? load_uncached(from + (p + j) * SIZE + D) : make_float4(-INFINITY, 0, 0, 0);
+                y[j] = some ? load_uncached(from + (p + j) * SIZE + element) : make_float4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                s.add(x[j].x, x[j].y, y[j]);
+            }
         }
-#pragma unroll 8
-        for (int s = 0; s < parts; s++) {
-            float f = Warp::power(load_uncached(row + s * PART + D) - finite_or_zero(top));
-            sum += f * load_uncached(row + s * PART + i % c.d);
-            weight += f * load_uncached(row + s * PART + D + 1);
-        }
-        write(i / c.d, i % c.d, sum, top, weight);
+        write(row, element, s);
     }
     if (threadIdx.x == 0) {
         c.counters[index] = 0;
@@ -415,7 +412,7 @@ __device__ __forceinline__ void decode(const typename Warp::Element* q, const ty
 }
 
 #define KERNEL(D, TYPE, WARP, ELEMENT)                                                                                     \
-    extern "C" __global__ void __launch_bounds__(WARPS * 32)                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                               \
         attention_decode_d##D##_##TYPE(const ELEMENT* q, const ELEMENT* k, const ELEMENT* v, const int* cuQ,               \
                                        const int* kvStart, const int* kvLen, ELEMENT* out, float* lse, float* workspace,   \
                                        u32* counters, int sequences, int heads, int kvHeads, int d, int window,            \

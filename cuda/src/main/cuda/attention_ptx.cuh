@@ -87,7 +87,12 @@ __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
-// A value that another block wrote in this launch: past the first-level cache.
-__device__ __forceinline__ float load_uncached(const float* p) {
-    return __ldcg(p);
+// Orders what this thread wrote and read before against what follows, as other blocks see it.
+__device__ __forceinline__ void fence_device() {
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+
+// Values that another block wrote in this launch: past the first-level cache.
+__device__ __forceinline__ float4 load_uncached(const float* p) {
+    return __ldcg((const float4*) p);
 }

@@ -36,9 +36,9 @@ final class CudaAttention {
     private static final int HOPPER_ROWS = 128;
     private static final int HOPPER_THREADS = 384;
     private static final int HOPPER_BARRIER_BYTES = 512;
-    /** Rows (query, head) of a unit of {@code attention_decode}, keys of one pass of a block, threads. */
+    /** Rows (query, head) of a unit of {@code attention_decode}, keys of a part at least, threads. */
     private static final int UNIT = 16;
-    private static final int PART_KEYS = 64;
+    private static final int PART_KEYS = 256;
     private static final int DECODE_THREADS = 128;
 
     private final CudaBackend backend;
@@ -170,15 +170,17 @@ final class CudaAttention {
         int sequences = (int) kvStart.size();
         long units = blocks(q.dim(0), sequences, unitQueries(a)) * a.kvHeads() * Math.ceilDiv(group(a), UNIT);
         int splits = splits(a, units, multiprocessors);
+        // A row of sums with its maximum and total; also its pitch in shared memory, one for each of a unit and each warp.
+        int rowBytes = 4 * (WIDTHS[w] + 4);
         // Enough for every such call of this width, so that it does not grow as sequences do.
-        long workspace = backend.workspace(2L * multiprocessors * UNIT * (WIDTHS[w] + 2) * 4);
+        long workspace = backend.workspace(2L * multiprocessors * UNIT * rowBytes);
         Kernel kernel = (q.dtype() == DType.F32 ? decodeF32 : decode)[w];
-        kernel.launch(s, units * splits, DECODE_THREADS, Kernel.args().ptr(q).ptr(k).ptr(v).ptr(cuQ).ptr(kvStart)
+        kernel.launch(s, units * splits, 1, 1, DECODE_THREADS, DECODE_THREADS / 32 * UNIT * rowBytes, Kernel.args().ptr(q).ptr(k).ptr(v).ptr(cuQ).ptr(kvStart)
                 .ptr(kvLen).ptr(out).ptr(lse).ptr(workspace).ptr(counters()).i32(sequences).i32(a.heads())
                 .i32(a.kvHeads()).i32(a.headDim()).i32(a.window()).i32(splits).f32((float) a.scale()));
     }
 
-    /** Among how many blocks the keys of a unit are split: as many as fill the GPU about twice, a pass of keys each. */
+    /** Among how many blocks the keys of a unit are split: as many as fill the GPU about twice. */
     static int splits(AttentionShape a, long units, int multiprocessors) {
         long keys = a.window() == 0 ? a.maxLength() : Math.min(a.maxLength(), a.window() + unitQueries(a) - 1L);
         return (int) Math.clamp(2L * multiprocessors / units, 1, Math.max(1, Math.ceilDiv(keys, PART_KEYS)));

@@ -28,7 +28,7 @@ class CudaAttentionTest {
         }
     }
 
-    /** 132 multiprocessors: about two blocks each, never fewer than 64 keys a block, never less than one. */
+    /** 132 multiprocessors: about two blocks each, never fewer than 256 keys a block, never less than one. */
     @ParameterizedTest
     @CsvSource({"8,0,4096,33", "8,0,192,3", "8,0,65,2", "8,0,64,1", "8,0,0,1", "300,0,4096,1", "8,100,4096,2",
             "264,0,4096,1",
