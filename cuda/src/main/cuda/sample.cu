@@ -15,7 +15,7 @@ constexpr u64 INFINITY_BITS = 0x7ff0000000000000;
 struct Work {
     double sums[THREADS];
     int counts[THREADS];
-    double total;
+    u64 keys[THREADS];
     int kept;
     int first;
     int last;
@@ -43,29 +43,29 @@ __device__ void largestOfBlock(Work& w, double& score, int& token) {
     __syncthreads();
 }
 
-__device__ double sumOfBlock(Work& w, double x) {
-    return blockSum(x, w.sums);
-}
-
-// The sum of what the threads before this one give, in the order of threads, and the sum of all.
-__device__ double sumBefore(Work& w, double x, double& total) {
-    w.sums[threadIdx.x] = x;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        double sum = 0;
-#pragma unroll 8
-        for (int t = 0; t < THREADS; t++) {
-            double next = sum + w.sums[t];
-            w.sums[t] = sum;
-            sum = next;
-        }
-        w.total = sum;
+// The sum of what the threads before this one give, and the sum of all: within warps, then over warps in order.
+template <typename T>
+__device__ T sumBefore(T* shared, T x, T& total) {
+    int lane = threadIdx.x % WARP;
+    int warp = threadIdx.x / WARP;
+    T sum = x;
+#pragma unroll
+    for (int distance = 1; distance < WARP; distance *= 2) {
+        T other = __shfl_up_sync(~0u, sum, distance);
+        sum += lane >= distance ? other : 0;
+    }
+    if (lane == WARP - 1) {
+        shared[warp] = sum;
     }
     __syncthreads();
-    double before = w.sums[threadIdx.x];
-    total = w.total;
+    T before = 0;
+    total = 0;
+    for (int k = 0; k < THREADS / WARP; k++) {
+        before = k == warp ? total : before;
+        total += shared[k];
+    }
     __syncthreads();
-    return before;
+    return before + sum - x;
 }
 
 // Scores as unsigned numbers of the same order. For top-k, scores from -infinity to 0; for top-p, from 0 to 1.
@@ -73,7 +73,7 @@ struct Count {
     __device__ static u64 key(double s) {
         return INFINITY_BITS - (u64) __double_as_longlong(fabs(s));
     }
-    __device__ static double weight(double) {
+    __device__ static double weight(u64) {
         return 1;
     }
 };
@@ -82,53 +82,74 @@ struct Mass {
     __device__ static u64 key(double p) {
         return (u64) __double_as_longlong(p);
     }
-    __device__ static double weight(double p) {
-        return p;
+    __device__ static double weight(u64 key) {
+        return __longlong_as_double((i64) key);
     }
 };
 
-// The largest key T such that the weights of the keys from T on sum to at least goal; 0 if all together do not.
-// Bisection: T is known to all bits above bit b; [T, T + 2^(b+1)) holds it. It ends early when one key is left there.
+// The largest key T such that the weights of the keys from T on sum to at least goal; 0 if all together do not. By
+// bisection: T lies in [low, low + 2^bits). When no more keys than threads are left there, each thread takes one.
 template <typename By>
 __device__ u64 threshold(Work& w, const double* scores, int v, double goal) {
     u64 low = 0;
-    for (int b = 62; b >= 0; b--) {
-        u64 middle = low + (1ull << b);
-        u64 high = middle + (1ull << b);
+    int bits = 63;
+    int inside = v;
+    while (inside > THREADS && bits > 0) {
+        bits--;
+        u64 middle = low + (1ull << bits);
+        u64 high = middle + (1ull << bits);
         double sum = 0;
         int upper = 0;
         int lower = 0;
-        u64 one[2] = {0, 0};
         for (int i = threadIdx.x; i < v; i += THREADS) {
-            double s = scores[i];
-            u64 key = By::key(s);
-            if (key >= middle) {
-                sum += By::weight(s);
-                upper += key < high ? 1 : 0;
-                one[1] = key < high ? key : one[1];
-            } else if (key >= low) {
-                lower++;
-                one[0] = key;
-            }
+            u64 key = By::key(scores[i]);
+            sum += key >= middle ? By::weight(key) : 0;
+            upper += key >= middle && key < high ? 1 : 0;
+            lower += key >= low && key < middle ? 1 : 0;
         }
-        sum = sumOfBlock(w, sum);
-        bool up = sum >= goal;
+        bool up = blockSum(sum, w.sums) >= goal;
         low = up ? middle : low;
-        int mine = up ? upper : lower;
-        int left = __syncthreads_count(mine == 1) + 2 * __syncthreads_count(mine > 1);
-        if (left == 0) {
-            return 0;
-        }
-        if (left == 1) {
-            if (mine == 1) {
-                w.sums[0] = __longlong_as_double((i64) one[up ? 1 : 0]);
-            }
-            __syncthreads();
-            u64 found = (u64) __double_as_longlong(w.sums[0]);
-            __syncthreads();
-            return found;
+        inside = blockSum(up ? upper : lower, w.counts);
+    }
+    if (bits == 0) {
+        return low;
+    }
+    u64 high = low + (1ull << bits);
+    double above = 0;
+    int mine = 0;
+    for (int i = threadIdx.x; i < v; i += THREADS) {
+        u64 key = By::key(scores[i]);
+        above += key >= high ? By::weight(key) : 0;
+        mine += key >= low && key < high ? 1 : 0;
+    }
+    above = blockSum(above, w.sums);
+    int at = sumBefore(w.counts, mine, inside);
+    for (int i = threadIdx.x; i < v; i += THREADS) {
+        u64 key = By::key(scores[i]);
+        if (key >= low && key < high) {
+            w.keys[at++] = key;
         }
     }
+    __syncthreads();
+    bool some = (int) threadIdx.x < inside;
+    u64 key = some ? w.keys[threadIdx.x] : 0;
+    while (bits > 0 && __syncthreads_count(some && key >= low && key < low + (1ull << bits)) > 1) {
+        bits--;
+        u64 middle = low + (1ull << bits);
+        double sum = above + blockSum(some && key >= middle ? By::weight(key) : 0, w.sums);
+        low = sum >= goal ? middle : low;
+    }
+    // One key is left there, or equal ones.
+    if (threadIdx.x == 0) {
+        w.keys[0] = 0;
+    }
+    __syncthreads();
+    if (some && key >= low && key < low + (1ull << bits)) {
+        w.keys[0] = key;
+    }
+    __syncthreads();
+    low = w.keys[0];
+    __syncthreads();
     return low;
 }
 
@@ -143,22 +164,32 @@ __device__ void keepTopK(Work& w, double* scores, int v, int k) {
     __syncthreads();
 }
 
+// The elements of a warp: neighbours, so that a warp's loads are of neighbouring elements and warps follow in order.
+struct Range {
+    int from;
+    int to;
+    __device__ Range(int v) {
+        int each = (v + THREADS - 1) / THREADS * WARP;
+        from = min(v, (int) threadIdx.x / WARP * each);
+        to = min(v, from + each);
+    }
+};
+
 // Drops each probability that those larger than it leave no room for below mass; among equals the first tokens stay.
 __device__ void keepTopP(Work& w, double* scores, int v, double mass) {
     u64 least = threshold<Mass>(w, scores, v, mass);
     double value = __longlong_as_double((i64) least);
-    int chunk = (v + THREADS - 1) / THREADS;
-    int from = min(v, (int) threadIdx.x * chunk);
-    int to = min(v, from + chunk);
+    Range mine(v);
+    int lane = threadIdx.x % WARP;
     double above = 0;
-    double equals = 0;
-    for (int i = from; i < to; i++) {
+    int equals = 0;
+    for (int i = mine.from + lane; i < mine.to; i += WARP) {
         above += scores[i] > value ? scores[i] : 0;
         equals += scores[i] == value ? 1 : 0;
     }
-    above = sumOfBlock(w, above);
-    double all;
-    double rank = sumBefore(w, equals, all);
+    above = blockSum(above, w.sums);
+    int all;
+    int rank = sumBefore(w.counts, equals, all);
     if (threadIdx.x == 0) {
         int kept = 0;
         do {
@@ -168,43 +199,58 @@ __device__ void keepTopP(Work& w, double* scores, int v, double mass) {
         w.kept = kept;
     }
     __syncthreads();
+    // How many equals lie before this warp's elements.
+    rank = __shfl_sync(~0u, rank, 0);
     int kept = w.kept;
-    for (int i = from; i < to; i++) {
-        bool equal = scores[i] == value;
-        if (scores[i] < value || equal && rank >= kept) {
+    for (int first = mine.from; first < mine.to; first += WARP) {
+        int i = first + lane;
+        bool equal = i < mine.to && scores[i] == value;
+        unsigned mask = __ballot_sync(~0u, equal);
+        if (i < mine.to && (scores[i] < value || equal && rank + __popc(mask & ((1u << lane) - 1)) >= kept)) {
             scores[i] = 0;
         }
-        rank += equal ? 1 : 0;
+        rank += __popc(mask);
     }
     __syncthreads();
 }
 
 // The first token up to which the weights sum to more than unit times their sum; the last that has one if none.
 __device__ int find(Work& w, const double* scores, int v, double unit) {
-    int chunk = (v + THREADS - 1) / THREADS;
-    int from = min(v, (int) threadIdx.x * chunk);
-    int to = min(v, from + chunk);
+    Range mine(v);
+    int lane = threadIdx.x % WARP;
     double sum = 0;
     int last = 0;
-    for (int i = from; i < to; i++) {
+    for (int i = mine.from + lane; i < mine.to; i += WARP) {
         sum += scores[i];
         last = scores[i] > 0 ? i : last;
     }
     double total;
-    sum = sumBefore(w, sum, total);
+    double before = __shfl_sync(~0u, sumBefore(w.sums, sum, total), 0);
     double target = unit * total;
-    int found = v;
-    for (int i = from; i < to && found == v; i++) {
-        sum += scores[i];
-        found = scores[i] > 0 && sum > target ? i : found;
-    }
     if (threadIdx.x == 0) {
         w.first = v;
         w.last = 0;
     }
     __syncthreads();
-    atomicMin(&w.first, found);
     atomicMax(&w.last, last);
+    for (int first = mine.from; first < mine.to; first += WARP) {
+        int i = first + lane;
+        double p = i < mine.to ? scores[i] : 0;
+        double upTo = p;
+#pragma unroll
+        for (int distance = 1; distance < WARP; distance *= 2) {
+            double other = __shfl_up_sync(~0u, upTo, distance);
+            upTo += lane >= distance ? other : 0;
+        }
+        unsigned mask = __ballot_sync(~0u, p > 0 && before + upTo > target);
+        if (mask != 0) {
+            if (lane == 0) {
+                atomicMin(&w.first, first + __ffs(mask) - 1);
+            }
+            break;
+        }
+        before += __shfl_sync(~0u, upTo, WARP - 1);
+    }
     __syncthreads();
     return w.first < v ? w.first : w.last;
 }
@@ -226,11 +272,25 @@ __device__ void sample(const T* logits, const int* history, const int* lengths, 
     logits += (i64) row * v;
     scores += (i64) row * v;
     history += (i64) row * capacity;
+    bool penalized = penalty != 1;
+    double best = LOWEST;
+    int token = v;
     int bad = -1;
-    for (int i = threadIdx.x; i < v; i += THREADS) {
-        double x = to_f32(logits[i]);
-        scores[i] = x;
-        bad = isnan(x) ? i : bad;
+    bool wide = aligned(logits);
+    for (int i = threadIdx.x * LANES<T>; i < v; i += THREADS * LANES<T>) {
+        float x[LANES<T>];
+        load(logits, i, v, wide, x);
+#pragma unroll
+        for (int k = 0; k < LANES<T>; k++) {
+            if (i + k >= v) {
+                continue;
+            }
+            bad = isnan(x[k]) ? i + k : bad;
+            if (token == v || x[k] > best) {
+                best = x[k];
+                token = i + k;
+            }
+        }
     }
     if (bad >= 0) {
         report(faults, NAN_LOGIT, row, bad, v);
@@ -241,25 +301,31 @@ __device__ void sample(const T* logits, const int* history, const int* lengths, 
         }
         return;
     }
-    if (penalty != 1) {
-        for (int i = threadIdx.x; i < length; i += THREADS) {
-            int token = history[i];
-            if (token < 0 || token >= v) {
-                report(faults, BAD_TOKEN, row, token, v);
-                continue;
-            }
-            // A token that came several times gets the same value several times.
-            double x = to_f32(logits[token]);
-            scores[token] = x > 0 ? x / penalty : x * penalty;
+    if (doSample || penalized) {
+        for (int i = threadIdx.x; i < v; i += THREADS) {
+            scores[i] = to_f32(logits[i]);
         }
         __syncthreads();
     }
-    double best = LOWEST;
-    int token = v;
-    for (int i = threadIdx.x; i < v; i += THREADS) {
-        if (token == v || scores[i] > best) {
-            best = scores[i];
-            token = i;
+    if (penalized) {
+        for (int i = threadIdx.x; i < length; i += THREADS) {
+            int past = history[i];
+            if (past < 0 || past >= v) {
+                report(faults, BAD_TOKEN, row, past, v);
+                continue;
+            }
+            // A token that came several times gets the same value several times.
+            double x = to_f32(logits[past]);
+            scores[past] = x > 0 ? x / penalty : x * penalty;
+        }
+        __syncthreads();
+        best = LOWEST;
+        token = v;
+        for (int i = threadIdx.x; i < v; i += THREADS) {
+            if (token == v || scores[i] > best) {
+                best = scores[i];
+                token = i;
+            }
         }
     }
     largestOfBlock(w, best, token);
@@ -284,7 +350,7 @@ __device__ void sample(const T* logits, const int* history, const int* lengths, 
         scores[i] = exp(scores[i]);
         total += scores[i];
     }
-    total = sumOfBlock(w, total);
+    total = blockSum(total, w.sums);
     if (topP < 1) {
         keepTopP(w, scores, v, topP * total);
     }
