@@ -9,6 +9,7 @@ import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Device;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.Tensor;
 
@@ -30,6 +31,12 @@ final class Gpu {
     /** The first GPU; fails where there is none, since tests tagged gpu run only where one is declared present. */
     static CudaBackend open() {
         return (CudaBackend) Backends.open(Backend.CUDA);
+    }
+
+    /** The first GPU again, in a context of its own. */
+    static CudaBackend openSeparate() {
+        Device first = new Device(Backend.CUDA, 0);
+        return new CudaBackend(first, CudaContext.separate(first.index()));
     }
 
     /** A host tensor of normal random numbers, rounded to {@code type}. */
