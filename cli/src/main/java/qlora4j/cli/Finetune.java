@@ -117,28 +117,31 @@ final class Finetune implements Callable<Integer> {
             directory.close();
             throw e;
         }
-        MemoryPlan predicted = MemoryPlan.predict(directory.config(), loader, lora, settings,
-                SftTrainer.largest(rows.rows(), settings.perDeviceBatch()));
-        out.println("memory predicted: " + predicted.line());
-        out.flush();
-        try (Backend opened = openOrClose(directory); CausalLm lm = CausalLm.load(directory, opened, loader)) {
-            Adapter adapter = lm.attach(ADAPTER, lora);
-            out.println(lm.report(adapter).line());
-            if (overwrite) {
-                new OutputDirectory(output).clear();
-            }
-            out.printf(Locale.ROOT, "linear layers: %.3f bits/param%n", lm.linearBitsPerParameter());
-            try (SftTrainer trainer = new SftTrainer(lm, adapter, rows, held, settings, output)) {
-                if (resume) {
-                    Optional<Path> from = trainer.resume();
-                    out.println(from.map(p -> "resuming from " + p)
-                            .orElse("no checkpoint in " + output + ": starting anew"));
+        try (Backend opened = openOrClose(directory)) {
+            MemoryPlan predicted = MemoryPlan.predict(opened, directory.config(), loader, lora, settings,
+                    SftTrainer.largest(rows.rows(), settings.perDeviceBatch()));
+            out.println("memory predicted: " + predicted.line());
+            out.flush();
+            opened.predicted(predicted.total());
+            try (CausalLm lm = CausalLm.load(directory, opened, loader)) {
+                Adapter adapter = lm.attach(ADAPTER, lora);
+                out.println(lm.report(adapter).line());
+                if (overwrite) {
+                    new OutputDirectory(output).clear();
                 }
-                try (Progress progress = Progress.of(out, trainer.trainer().step(), trainer.trainer().totalSteps(),
-                        settings.loggingSteps())) {
-                    trainer.run(progress);
+                out.printf(Locale.ROOT, "linear layers: %.3f bits/param%n", lm.linearBitsPerParameter());
+                try (SftTrainer trainer = new SftTrainer(lm, adapter, rows, held, settings, output)) {
+                    if (resume) {
+                        Optional<Path> from = trainer.resume();
+                        out.println(from.map(p -> "resuming from " + p)
+                                .orElse("no checkpoint in " + output + ": starting anew"));
+                    }
+                    try (Progress progress = Progress.of(out, trainer.trainer().step(), trainer.trainer().totalSteps(),
+                            settings.loggingSteps())) {
+                        trainer.run(progress);
+                    }
+                    report(opened, predicted);
                 }
-                report(opened, predicted);
             }
         }
         out.println("adapter: " + output);
@@ -176,8 +179,15 @@ final class Finetune implements Callable<Integer> {
         }
         out.println("memory predicted: " + predicted.line());
         out.println("memory measured:  " + new MemoryPlan(held).line());
-        out.printf(Locale.ROOT, "memory at its peak: %.1f MB on the device%s%n", opened.ledger().peak() / MB,
-                residentPeak());
+        out.printf(Locale.ROOT, "memory at its peak: %.1f MB on the device%s%s%n", opened.ledger().peak() / MB,
+                driversCount(opened), residentPeak());
+    }
+
+    /** What a GPU's driver says is in use, contexts and code included. */
+    private static String driversCount(Backend opened) {
+        return opened.device().isHost() || opened.systemBytes().isEmpty() ? ""
+                : String.format(Locale.ROOT, " (%.1f MB in use by its driver's count)",
+                        opened.systemBytes().getAsLong() / MB);
     }
 
     /** The process's largest resident set, mapped pages of the checkpoint included, where the system says it. */

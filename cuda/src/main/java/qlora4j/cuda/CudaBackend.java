@@ -21,6 +21,7 @@ import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Device;
 import qlora4j.tensor.DeviceMemoryException;
+import qlora4j.tensor.HostCopies;
 import qlora4j.tensor.KernelProvider;
 import qlora4j.tensor.MemoryLedger;
 import qlora4j.tensor.MemoryUse;
@@ -33,6 +34,9 @@ import qlora4j.tensor.Tensor;
  * memory, one driver allocation each.
  */
 public final class CudaBackend implements Backend {
+    /** Logits that a loss holds at once: at 32,000 tokens 1,024 rows, enough to keep the GPU's product busy. */
+    private static final long LOGIT_BYTES = 128L << 20;
+
     private final Device device;
     private final CudaContext context;
     private final CudaModules modules;
@@ -45,8 +49,10 @@ public final class CudaBackend implements Backend {
     private final List<AutoCloseable> closing = new ArrayList<>();
     private final List<String> notes = new ArrayList<>();
     private final Conversion conversion;
+    private final CudaProfile profile;
     private Allocation workspace;
     private long predicted;
+    private volatile boolean recording;
     private boolean closed;
 
     CudaBackend(Device device, CudaContext context) {
@@ -56,6 +62,7 @@ public final class CudaBackend implements Backend {
         modules = new CudaModules(context);
         check(JCudaDriver.cuStreamCreate(queue, CUstream_flags.CU_STREAM_NON_BLOCKING), "cuStreamCreate");
         staging = new Staging(queue);
+        profile = Boolean.getBoolean("qlora4j.cuda.profile") ? new CudaProfile(queue) : null;
         faults = new CudaFaults();
         conversion = new Conversion(this);
         KernelProvider.Registry registry = new KernelProvider.Registry() {
@@ -102,6 +109,26 @@ public final class CudaBackend implements Backend {
         return faults;
     }
 
+    /**
+     * Runs {@code launch}, which enqueues work, under a name by which the profile knows it.
+     *
+     * @param name a string that exists already: this is called for every launch
+     */
+    void launch(String name, Runnable launch) {
+        if (profile == null || recording) {
+            launch.run();
+            return;
+        }
+        profile.begin(name);
+        launch.run();
+        profile.end();
+    }
+
+    /** The profile, or null where none is taken now. */
+    CudaProfile profile() {
+        return recording ? null : profile;
+    }
+
     /** Adds to {@link #describe}: a library that was found, a variant that was chosen. */
     void note(String note) {
         notes.add(note);
@@ -135,6 +162,10 @@ public final class CudaBackend implements Backend {
 
     @Override
     public Allocation allocate(long bytes, MemoryUse use) {
+        if (recording) {
+            throw new IllegalStateException("a step that is being recorded asks for " + bytes + " bytes of " + name(use)
+                    + ": it must have run before");
+        }
         context.enter();
         CUdeviceptr p = new CUdeviceptr();
         int rc = JCudaDriver.cuMemAlloc(p, bytes);
@@ -182,7 +213,7 @@ public final class CudaBackend implements Backend {
         return String.format(Locale.ROOT, bytes < 100_000_000 ? "%.3f GB" : "%.1f GB", bytes / 1e9);
     }
 
-    /** What the job at hand is predicted to hold; it is named when there is no room. */
+    @Override
     public void predicted(long bytes) {
         predicted = bytes;
     }
@@ -207,15 +238,10 @@ public final class CudaBackend implements Backend {
         return ledger;
     }
 
-    /** Bytes in use on the whole device, by the driver's own count: contexts, code and other processes included. */
-    public long deviceBytesInUse() {
-        long[] memory = context.memory();
-        return memory[1] - memory[0];
-    }
-
     @Override
     public OptionalLong systemBytes() {
-        return OptionalLong.of(deviceBytesInUse());
+        long[] memory = context.memory();
+        return OptionalLong.of(memory[1] - memory[0]);
     }
 
     void zero(long address, long bytes) {
@@ -265,6 +291,23 @@ public final class CudaBackend implements Backend {
         faults.check();
     }
 
+    /** About {@link #LOGIT_BYTES} of them. */
+    @Override
+    public int logitRows(long vocab) {
+        long rows = LOGIT_BYTES / (Float.BYTES * vocab) / 128 * 128;
+        return Math.clamp(rows, 128, 4096);
+    }
+
+    @Override
+    public HostCopies openHostCopies() {
+        return new CudaHostCopies(this);
+    }
+
+    /** While a step is recorded nothing may be allocated. */
+    void recording(boolean on) {
+        recording = on;
+    }
+
     @Override
     public Stream openStream() {
         return new CudaStream(this);
@@ -278,6 +321,10 @@ public final class CudaBackend implements Backend {
         }
         closed = true;
         await();
+        if (profile != null) {
+            System.err.print(profile.report());
+            profile.close();
+        }
         for (AutoCloseable c : closing) {
             close(c);
         }

@@ -61,11 +61,18 @@ final class Kernel {
         if (sharedBytes > sharedAllowed) {
             allowShared(f, sharedBytes);
         }
+        CudaProfile profile = stream.cuda().profile();
+        if (profile != null) {
+            profile.begin(name);
+        }
         int rc = JCudaDriver.cuLaunchKernel(f, (int) gridX, gridY, gridZ, blockX, 1, 1, sharedBytes, stream.handle(),
                 args.table, null);
         if (rc != 0) {
             check(rc, "cuLaunchKernel of " + this + " with " + gridX + " x " + gridY + " x " + gridZ + " blocks of "
                     + blockX + " threads and " + sharedBytes + " bytes of shared memory");
+        }
+        if (profile != null) {
+            profile.end();
         }
     }
 

@@ -23,9 +23,6 @@ import qlora4j.tensor.Tensor;
  * every compute type, and on the plan device.
  */
 public final class Decoder {
-    /** Rows of logits that exist at once when a loss is computed. */
-    static final int LOGIT_ROWS = 128;
-
     private final DecoderConfig config;
     private final Backend backend;
     private final DType type;
@@ -235,27 +232,24 @@ public final class Decoder {
         next(s, batch, last, adapters, cache, logits);
     }
 
-    /** One token of every sequence, for planning: takes what {@link #next} takes and leaves the cache alone. */
-    void planNext(Stream s, Adapters adapters, KvCache cache) {
-        int[][] one = new int[cache.sequences()][1];
-        int[] last = new int[one.length];
-        Arrays.setAll(last, i -> i);
-        next(s, TokenBatch.of(one), last, adapters, cache, Tensor.shapeOnly(DType.F32, one.length, config.vocab()));
+    private void next(Stream s, TokenBatch batch, int[] last, Adapters adapters, KvCache cache, Tensor logits) {
+        DeviceBatch b = new DeviceBatch(s, batch, cache);
+        Tensor index = DeviceBatch.upload(s, last);
+        next(s, b, index, adapters, cache, logits);
+        s.release(index);
+        b.release(s);
     }
 
-    private void next(Stream s, TokenBatch batch, int[] last, Adapters adapters, KvCache cache, Tensor logits) {
-        Tensor table = rope(cache.capacity());
-        DeviceBatch b = new DeviceBatch(s, batch, cache);
-        Tensor h = run(s, b, table, adapters, cache, embed(s, b, adapters), null);
-        Tensor index = DeviceBatch.upload(s, last);
-        Tensor ends = s.take(type, last.length, config.hidden());
-        DecoderOps.gatherRows(s, h, index, ends);
-        s.release(h, index);
+    /** As above with everything on the device already, and the cache grown. */
+    void next(Stream s, DeviceBatch b, Tensor last, Adapters adapters, KvCache cache, Tensor logits) {
+        Tensor h = run(s, b, rope(cache.capacity()), adapters, cache, embed(s, b, adapters), null);
+        Tensor ends = s.take(type, last.size(), config.hidden());
+        DecoderOps.gatherRows(s, h, last, ends);
+        s.release(h);
         Tensor n = normed(s, ends, adapters);
         s.release(ends);
         Matmul.nt(s, n, head.weight(adapters), 1, logits, false);
         s.release(n);
-        b.release(s);
     }
 
     /** How a loss is computed. */
@@ -347,7 +341,7 @@ public final class Decoder {
         Tensor rowLoss = nll == null ? s.take(wide, k) : nll;
         Tensor dn = gradients ? s.take(type, k, c) : null;
         DecoderOps.headLoss(s, n, head.weight(adapters), labels, scale, rowLoss, loss, dn,
-                gradients ? head.grad(adapters) : null, LOGIT_ROWS);
+                gradients ? head.grad(adapters) : null, backend.logitRows(config.vocab()));
         s.release(nll == null ? rowLoss : null);
         Tensor dh = null;
         if (gradients) {

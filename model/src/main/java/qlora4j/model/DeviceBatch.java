@@ -13,6 +13,7 @@ final class DeviceBatch {
     final Tensor kvStart;
     final Tensor kvLen;
     final int maxLength;
+    private final boolean taken;
 
     /** Sequences whose keys are their own rows: training, scoring, logits. */
     DeviceBatch(Stream s, TokenBatch b) {
@@ -27,6 +28,7 @@ final class DeviceBatch {
         }
         kvLen = upload(s, lengths);
         maxLength = b.maxLength();
+        taken = true;
     }
 
     /** New rows of sequences whose earlier keys are in a cache; the cache knows starts and lengths. */
@@ -38,6 +40,19 @@ final class DeviceBatch {
         kvStart = cache.starts();
         kvLen = cache.lengths();
         maxLength = cache.capacity();
+        taken = true;
+    }
+
+    /** One new row of each sequence of a cache, in tensors that live longer than a step. */
+    DeviceBatch(Tensor tokens, Tensor positions, Tensor cu, KvCache cache) {
+        this.tokens = tokens;
+        this.positions = positions;
+        this.cu = cu;
+        samples = null;
+        kvStart = cache.starts();
+        kvLen = cache.lengths();
+        maxLength = cache.capacity();
+        taken = false;
     }
 
     private boolean ownsKeys() {
@@ -45,6 +60,9 @@ final class DeviceBatch {
     }
 
     void release(Stream s) {
+        if (!taken) {
+            return;
+        }
         s.release(tokens, positions, samples, cu);
         if (ownsKeys()) {
             s.release(kvLen);

@@ -5,7 +5,6 @@ import java.util.Set;
 import java.util.function.IntPredicate;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.tensor.Allocation;
-import qlora4j.tensor.ArenaPlan;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.MemoryUse;
@@ -26,9 +25,7 @@ public final class Generator implements AutoCloseable {
     private final Tensor history;
     private final Tensor length;
     private final Tensor chosen;
-    private ArenaPlan stepPlan;
-    private Allocation stepArena;
-    private Adapters planned;
+    private final DecodeStep step;
 
     /** A generator for sequences of up to {@code capacity} tokens, prompt included. */
     public Generator(Decoder decoder, int capacity) {
@@ -49,6 +46,7 @@ public final class Generator implements AutoCloseable {
         length = buffers.tensor(logitBytes, DType.I32, 1);
         chosen = buffers.tensor(logitBytes + 64, DType.I32, 1);
         history = buffers.tensor(logitBytes + 128, DType.I32, 1, capacity);
+        step = new DecodeStep(decoder, stream, cache, logits);
     }
 
     /**
@@ -70,16 +68,15 @@ public final class Generator implements AutoCloseable {
         cache.clear();
         int[] all = Arrays.copyOf(prompt, prompt.length + maxNewTokens);
         int n = prompt.length;
-        feed(TokenBatch.of(prompt), adapters, null);
+        prefill(prompt, adapters);
         while (n < all.length) {
-            int token = choose(all, n, sampling);
+            int token = choose(n, sampling);
             all[n++] = token;
             boolean goOn = onToken == null || onToken.test(token);
             if (!goOn || eos.contains(token) || n == all.length) {
                 break;
             }
-            feed(new TokenBatch(new int[]{token}, new int[]{0, 1}, new int[]{n - 1}, new int[]{0}, null), adapters,
-                    stepPlan(adapters));
+            step.run(new int[]{token}, adapters);
         }
         return Arrays.copyOfRange(all, prompt.length, n);
     }
@@ -91,49 +88,28 @@ public final class Generator implements AutoCloseable {
         return host.toFloats();
     }
 
-    private void feed(TokenBatch batch, Adapters adapters, ArenaPlan plan) {
-        if (plan == null) {
-            decoder.next(stream, batch, adapters, cache, logits);
-            return;
-        }
-        stream.begin(plan, stepArena);
-        try {
-            decoder.next(stream, batch, adapters, cache, logits);
-            stream.end();
-        } finally {
-            stream.abandon();
-        }
+    private void prefill(int[] prompt, Adapters adapters) {
+        decoder.next(stream, TokenBatch.of(prompt), adapters, cache, logits);
+        backend.upload(Tensor.of(prompt, 1, prompt.length), history.slice(0, 1, prompt.length));
     }
 
-    /** The plan of one token, made again when another adapter is used. */
-    private ArenaPlan stepPlan(Adapters adapters) {
-        if (stepPlan == null || !adapters.equals(planned)) {
-            if (stepArena != null) {
-                stepArena.close();
-            }
-            stepPlan = ArenaPlan.of(s -> decoder.planNext(s, adapters, cache));
-            stepArena = backend.allocate(Math.max(1, stepPlan.bytes()), MemoryUse.ACTIVATIONS);
-            planned = adapters;
-        }
-        return stepPlan;
-    }
-
-    private int choose(int[] all, int n, SamplingConfig sampling) {
-        backend.upload(Tensor.of(all, 1, all.length), history.slice(0, 1, all.length));
+    /** The token after the first {@code n}, which goes behind them in the history. */
+    private int choose(int n, SamplingConfig sampling) {
         backend.upload(Tensor.of(new int[]{n}, 1), length);
-        DecoderOps.sample(stream, sampling, logits, history.slice(0, 1, all.length), length, chosen);
+        DecoderOps.sample(stream, sampling, logits, history, length, chosen);
         Tensor host = Tensor.zeros(DType.I32, 1);
         backend.download(chosen, host);
+        if (n < capacity) {
+            backend.upload(host, history.slice(n, 1));
+        }
         return (int) host.get(0);
     }
 
     @Override
     public void close() {
+        step.close();
         stream.close();
         cache.close();
         buffers.close();
-        if (stepArena != null) {
-            stepArena.close();
-        }
     }
 }

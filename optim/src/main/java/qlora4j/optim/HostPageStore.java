@@ -4,16 +4,21 @@ import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
+import qlora4j.tensor.HostCopies;
 import qlora4j.tensor.MemoryUse;
 
 /** Pages in host memory, below a device whose memory is smaller. */
 public final class HostPageStore implements PageStore {
-    private final Allocation memory;
+    private final MemorySegment memory;
     private final int pageBytes;
+    private final boolean direct;
+    private final Runnable free;
 
-    private HostPageStore(Allocation memory, int pageBytes) {
+    private HostPageStore(MemorySegment memory, int pageBytes, boolean direct, Runnable free) {
         this.memory = memory;
         this.pageBytes = pageBytes;
+        this.direct = direct;
+        this.free = free;
     }
 
     /** Stores in memory of {@code host}, which is not a device of its own. */
@@ -21,8 +26,29 @@ public final class HostPageStore implements PageStore {
         if (!host.device().isHost()) {
             throw new IllegalArgumentException("host pages need a host backend, not " + host.device());
         }
-        return (pages, pageBytes) -> new HostPageStore(
-                host.allocate(Math.multiplyExact(pages, (long) pageBytes), MemoryUse.OPTIMIZER), pageBytes);
+        return (pages, pageBytes) -> {
+            Allocation a = host.allocate(Math.multiplyExact(pages, (long) pageBytes), MemoryUse.OPTIMIZER);
+            return new HostPageStore(a.data(), pageBytes, false, a::close);
+        };
+    }
+
+    /** Stores in page-locked host memory that {@code device} copies to and from directly. */
+    public static Factory pageLocked(Backend device) {
+        return (pages, pageBytes) -> {
+            HostCopies copies = device.openHostCopies();
+            try {
+                return new HostPageStore(copies.hostMemory(Math.multiplyExact(pages, (long) pageBytes)), pageBytes,
+                        true, copies::close);
+            } catch (RuntimeException e) {
+                copies.close();
+                throw e;
+            }
+        };
+    }
+
+    @Override
+    public MemorySegment direct(long page) {
+        return direct ? memory.asSlice(page * pageBytes, pageBytes) : null;
     }
 
     @Override
@@ -38,16 +64,16 @@ public final class HostPageStore implements PageStore {
     }
 
     private MemorySegment slice(long page, ByteBuffer buffer) {
-        return memory.data().asSlice(page * pageBytes, buffer.remaining());
+        return memory.asSlice(page * pageBytes, buffer.remaining());
     }
 
     @Override
     public String describe() {
-        return "host memory";
+        return direct ? "page-locked host memory" : "host memory";
     }
 
     @Override
     public void close() {
-        memory.close();
+        free.run();
     }
 }

@@ -1,5 +1,6 @@
 package qlora4j.optim;
 
+import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 
 /**
@@ -18,6 +19,11 @@ public interface PageStore extends AutoCloseable {
 
     /** Keeps {@code source}, a page from its position to its limit, as page {@code page}. */
     void write(long page, ByteBuffer source);
+
+    /** Where page {@code page} lies, if a device can copy to and from it directly; else null. */
+    default MemorySegment direct(long page) {
+        return null;
+    }
 
     /** For people: the file's name, or "host memory". */
     String describe();

@@ -1,8 +1,9 @@
 package qlora4j.optim;
 
+import java.lang.foreign.MemorySegment;
 import java.nio.ByteBuffer;
 import qlora4j.tensor.Backend;
-import qlora4j.tensor.DType;
+import qlora4j.tensor.HostCopies;
 import qlora4j.tensor.Tensor;
 
 /**
@@ -20,21 +21,21 @@ final class Pager implements AutoCloseable {
     /** Between {@link Pager#request} and the end of the transfer, a frame's fields belong to the pager's thread. */
     private static final class Frame {
         final Tensor memory;
-        final Tensor staging;
+        final MemorySegment staging;
         final ByteBuffer bytes;
         long holds = NONE;
         long wanted = NONE;
         boolean changed;
         boolean inUse;
 
-        Frame(Tensor memory, Tensor staging) {
+        Frame(Tensor memory, MemorySegment staging) {
             this.memory = memory;
             this.staging = staging;
-            this.bytes = (staging == null ? memory : staging).data().asByteBuffer();
+            this.bytes = (staging == null ? memory.data() : staging).asByteBuffer();
         }
     }
 
-    private final Backend backend;
+    private final HostCopies copies;
     private final PageStore store;
     private final long pages;
     private final Frame[] frames;
@@ -56,13 +57,13 @@ final class Pager implements AutoCloseable {
      * @param store owned by the pager from now on
      */
     Pager(Backend backend, Tensor frames, int pages, PageStore store) {
-        this.backend = backend;
         this.store = store;
         this.pages = pages;
         this.stored = new boolean[pages];
         this.frames = new Frame[Math.toIntExact(frames.dim(0))];
         this.queue = new Frame[this.frames.length];
-        Tensor staging = backend.device().isHost() ? null : Tensor.zeros(DType.U8, frames.dim(1));
+        copies = backend.device().isHost() ? null : backend.openHostCopies();
+        MemorySegment staging = copies == null ? null : copies.hostMemory(frames.dim(1));
         for (int f = 0; f < this.frames.length; f++) {
             this.frames[f] = new Frame(frames.slice(f * frames.dim(1), frames.dim(1)), staging);
         }
@@ -169,10 +170,7 @@ final class Pager implements AutoCloseable {
 
     private void transfer(Frame f) {
         if (f.changed) {
-            if (f.staging != null) {
-                backend.download(f.memory, f.staging);
-            }
-            store.write(f.holds, f.bytes.clear());
+            write(f);
             stored[(int) f.holds] = true;
             f.changed = false;
             count(f.bytes.capacity(), 0);
@@ -181,16 +179,36 @@ final class Pager implements AutoCloseable {
             return;
         }
         f.holds = NONE;
-        if (stored[(int) f.wanted]) {
-            store.read(f.wanted, f.bytes.clear());
-            count(0, f.bytes.capacity());
-        } else {
-            (f.staging == null ? f.memory : f.staging).data().fill((byte) 0);
-        }
-        if (f.staging != null) {
-            backend.upload(f.staging, f.memory);
-        }
+        read(f, stored[(int) f.wanted]);
         f.holds = f.wanted;
+    }
+
+    private void write(Frame f) {
+        MemorySegment direct = store.direct(f.holds);
+        if (copies != null) {
+            copies.toHost(f.memory, direct == null ? f.staging : direct);
+        }
+        if (direct == null) {
+            store.write(f.holds, f.bytes.clear());
+        }
+    }
+
+    private void read(Frame f, boolean known) {
+        MemorySegment source = store.direct(f.wanted);
+        if (source == null || !known) {
+            source = f.staging == null ? f.memory.data() : f.staging;
+            if (known) {
+                store.read(f.wanted, f.bytes.clear());
+            } else {
+                source.fill((byte) 0);
+            }
+        }
+        if (known) {
+            count(0, f.bytes.capacity());
+        }
+        if (copies != null) {
+            copies.toDevice(source, f.memory);
+        }
     }
 
     private void count(long spilled, long loaded) {
@@ -245,5 +263,8 @@ final class Pager implements AutoCloseable {
             Thread.currentThread().interrupt();
         }
         store.close();
+        if (copies != null) {
+            copies.close();
+        }
     }
 }

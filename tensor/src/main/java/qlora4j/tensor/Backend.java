@@ -48,6 +48,20 @@ public interface Backend extends AutoCloseable {
     /** Copies a tensor of this backend's device to host memory, after everything enqueued before. */
     void download(Tensor source, Tensor host);
 
+    /** What the job at hand is predicted to hold on the device; named where there is no room for it. */
+    default void predicted(long bytes) {
+    }
+
+    /** Rows of logits over {@code vocab} tokens that a loss computes at once: few, but enough for a fast product. */
+    default int logitRows(long vocab) {
+        return 128;
+    }
+
+    /** Copies that run beside the queue of work; an error where the device is the host. */
+    default HostCopies openHostCopies() {
+        throw new UnsupportedOperationException(device() + " needs no copies");
+    }
+
     /** Opens a stream of work on the device. */
     Stream openStream();
 

@@ -13,6 +13,17 @@ import java.util.Map;
 public final class PlanBackend implements Backend {
     private final MemoryLedger ledger = new MemoryLedger();
     private final Map<Class<?>, Object> kernels = new HashMap<>();
+    private final Backend like;
+
+    /** Plans for no backend in particular. */
+    public PlanBackend() {
+        this(null);
+    }
+
+    /** Plans what {@code like} would hold. */
+    public PlanBackend(Backend like) {
+        this.like = like;
+    }
 
     @Override
     public String name() {
@@ -48,6 +59,11 @@ public final class PlanBackend implements Backend {
     public Allocation allocate(long bytes, MemoryUse use) {
         ledger.add(use, bytes);
         return new Allocation(MemorySegment.NULL, bytes, Device.PLAN, () -> ledger.add(use, -bytes));
+    }
+
+    @Override
+    public int logitRows(long vocab) {
+        return like == null ? Backend.super.logitRows(vocab) : like.logitRows(vocab);
     }
 
     @Override

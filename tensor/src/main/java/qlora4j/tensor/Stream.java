@@ -44,7 +44,7 @@ public class Stream implements AutoCloseable {
         if (cursor != null) {
             return cursor.take(dtype, shape);
         }
-        Allocation memory = backend.allocate(Math.max(1, dtype.bytes(Tensor.elements(shape))), MemoryUse.ACTIVATIONS);
+        Allocation memory = borrow(Math.max(1, dtype.bytes(Tensor.elements(shape))));
         Tensor t = memory.tensor(0, dtype, shape);
         loose.put(t, memory);
         return t;
@@ -70,6 +70,16 @@ public class Stream implements AutoCloseable {
         if (memory == null) {
             throw new IllegalStateException(tensor + " was not taken from this stream, or was released before");
         }
+        giveBack(memory);
+    }
+
+    /** Memory of at least {@code bytes} for a tensor that no plan has a place for. */
+    protected Allocation borrow(long bytes) {
+        return backend.allocate(bytes, MemoryUse.ACTIVATIONS);
+    }
+
+    /** Takes back what {@link #borrow} gave; the work that uses it may only be enqueued. */
+    protected void giveBack(Allocation memory) {
         synchronize();
         memory.close();
     }
@@ -108,6 +118,29 @@ public class Stream implements AutoCloseable {
         } else if (!isPlan()) {
             throw new UnsupportedOperationException(getClass().getName() + " cannot zero a tensor on " + device());
         }
+    }
+
+    /** Whether {@link #record} works here. */
+    public boolean records() {
+        return false;
+    }
+
+    /**
+     * Records what {@code step} enqueues, without running it, to be enqueued again and again in one call (a CUDA graph).
+     * The step must follow a plan, must have run before, and must neither upload nor read anything: what changes from
+     * one run to the next lies in tensors.
+     */
+    public Recording record(Runnable step) {
+        throw new UnsupportedOperationException("the " + backend.name() + " backend cannot record a step");
+    }
+
+    /** A recorded step. */
+    public interface Recording extends AutoCloseable {
+        /** Enqueues the step. */
+        void replay();
+
+        @Override
+        void close();
     }
 
     /** Waits for everything enqueued so far. */

@@ -14,6 +14,7 @@ import qlora4j.model.ShapeWeights;
 import qlora4j.model.TokenBatch;
 import qlora4j.optim.AdamW;
 import qlora4j.tensor.ArenaPlan;
+import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.PlanBackend;
@@ -26,10 +27,10 @@ import qlora4j.tensor.Tensor;
  * @param bytes by use; the sum is the peak, since all is held together during a step
  */
 public record MemoryPlan(Map<MemoryUse, Long> bytes) {
-    /** Predicts a job whose micro-batches are at most {@code largest}. */
-    public static MemoryPlan predict(DecoderConfig config, DecoderLoader loader, LoraConfig lora,
+    /** Predicts a job on {@code backend} whose micro-batches are at most {@code largest}. */
+    public static MemoryPlan predict(Backend backend, DecoderConfig config, DecoderLoader loader, LoraConfig lora,
             TrainSettings settings, TokenBatch largest) {
-        try (PlanBackend plan = new PlanBackend()) {
+        try (PlanBackend plan = new PlanBackend(backend)) {
             Decoder decoder = new Decoder(config, plan, loader.type(),
                     new ShapeWeights(plan, loader.type(), loader.quantize()));
             Adapter adapter = Adapter.create(decoder, 0, lora);

@@ -10,7 +10,9 @@ import qlora4j.model.Decoder.LossOptions;
 import qlora4j.model.TokenBatch;
 import qlora4j.optim.AdamW;
 import qlora4j.optim.FilePageStore;
+import qlora4j.optim.HostPageStore;
 import qlora4j.optim.Optim;
+import qlora4j.optim.PageStore;
 import qlora4j.optim.Schedule;
 import qlora4j.tensor.Allocation;
 import qlora4j.tensor.ArenaPlan;
@@ -56,7 +58,7 @@ public final class Trainer implements AutoCloseable {
      * @param slot the adapter slot that is trained, or {@link Adapters#NO_SLOT} when the weights themselves are
      * @param dropout probability of dropping an adapter's input
      * @param largest a batch at least as large as any micro-batch, to plan memory with
-     * @param spill where pages of the optimizer go that may not stay in memory
+     * @param spill where pages of the optimizer go that may not stay in memory; a GPU's go to host memory
      */
     public Trainer(Decoder decoder, ParameterStore parameters, int slot, double dropout, TrainSettings settings,
             int totalSteps, TokenBatch largest, Path spill) {
@@ -66,8 +68,8 @@ public final class Trainer implements AutoCloseable {
         this.totalSteps = totalSteps;
         this.backend = decoder.backend();
         stream = backend.openStream();
-        optimizer =
-                new AdamW(backend, parameters, settings.hyperOfGroup(), settings.resident(), FilePageStore.in(spill));
+        optimizer = new AdamW(backend, parameters, settings.hyperOfGroup(), settings.resident(),
+                pages(backend, spill));
         DType wide = Linear.wide(decoder.type());
         scalars = backend.allocate(3 * ArenaPlan.ALIGNMENT, MemoryUse.WORKSPACE);
         scale = scalars.tensor(0, wide, 1);
@@ -77,6 +79,11 @@ public final class Trainer implements AutoCloseable {
         training = training(slot, dropout, settings.seed(), stepNumber);
         plan = ArenaPlan.of(s -> decoder.loss(s, largest, training, options(), scale, loss, null));
         arena = backend.allocate(Math.max(1, plan.bytes()), MemoryUse.ACTIVATIONS);
+    }
+
+    /** Below a GPU pages go to host memory, below the host's memory into a file. */
+    private static PageStore.Factory pages(Backend backend, Path spill) {
+        return backend.device().isHost() ? FilePageStore.in(spill) : HostPageStore.pageLocked(backend);
     }
 
     static Adapters training(int slot, double dropout, long seed, Tensor stepNumber) {

@@ -41,7 +41,7 @@ class MemoryPlanTest {
         TrainSettings settings = TinyRun.settings(2, 3, 1, new Residency.Percent(percent), checkpointing, 0);
         try (Backend cpu = Backends.open(Backend.CPU, null, 2); CausalLm lm = CausalLm.load(model, cpu, loader)) {
             Adapter adapter = TinyRun.adapter(lm, "a", 4, dropout);
-            MemoryPlan plan = MemoryPlan.predict(TinyRun.CONFIG, loader, adapter.config(), settings,
+            MemoryPlan plan = MemoryPlan.predict(cpu, TinyRun.CONFIG, loader, adapter.config(), settings,
                     SftTrainer.largest(DATA.rows(), settings.perDeviceBatch()));
             try (SftTrainer trainer = new SftTrainer(lm, adapter, DATA, null, settings, directory.resolve("out"))) {
                 trainer.run(new SftTrainer.Listener() {

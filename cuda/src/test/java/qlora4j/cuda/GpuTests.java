@@ -1,0 +1,71 @@
+package qlora4j.cuda;
+
+import static org.junit.platform.engine.discovery.DiscoverySelectors.selectPackage;
+
+import java.io.PrintWriter;
+import java.util.ArrayList;
+import java.util.List;
+import org.junit.platform.engine.Filter;
+import org.junit.platform.engine.TestExecutionResult;
+import org.junit.platform.engine.discovery.ClassNameFilter;
+import org.junit.platform.launcher.TagFilter;
+import org.junit.platform.launcher.TestExecutionListener;
+import org.junit.platform.launcher.TestIdentifier;
+import org.junit.platform.launcher.core.LauncherDiscoveryRequestBuilder;
+import org.junit.platform.launcher.core.LauncherFactory;
+import org.junit.platform.launcher.listeners.SummaryGeneratingListener;
+import org.junit.platform.launcher.listeners.TestExecutionSummary;
+
+/**
+ * Runs the tests tagged gpu without Maven: {@code cuda/gpu-test} calls it. Argument: a regular expression that the names
+ * of the test classes match, or nothing for all. The last line says how many passed and failed; the exit code is 0 when
+ * none failed and some ran.
+ */
+final class GpuTests {
+    private GpuTests() {
+    }
+
+    public static void main(String[] arguments) {
+        List<Filter<?>> filters = new ArrayList<>(List.of(TagFilter.includeTags("gpu")));
+        if (arguments.length > 0) {
+            filters.add(ClassNameFilter.includeClassNamePatterns(arguments[0]));
+        }
+        SummaryGeneratingListener summary = new SummaryGeneratingListener();
+        LauncherFactory.create().execute(
+                LauncherDiscoveryRequestBuilder.request().selectors(selectPackage(GpuTests.class.getPackageName()))
+                        .filters(filters.toArray(Filter[]::new))
+                        .configurationParameter("jqwik.database", "").build(),
+                summary, new Progress());
+        TestExecutionSummary s = summary.getSummary();
+        PrintWriter out = new PrintWriter(System.out, true);
+        s.getFailures().forEach(f -> {
+            out.println("FAILED " + f.getTestIdentifier().getLegacyReportingName() + ": " + f.getException());
+            java.util.Arrays.stream(f.getException().getStackTrace())
+                    .filter(e -> e.getClassName().startsWith("qlora4j")).limit(6).forEach(e -> out.println("    " + e));
+        });
+        long failed = s.getTotalFailureCount();
+        out.printf("gpu tests: %d passed, %d failed, %.1f s%n", s.getTestsSucceededCount(), failed,
+                (s.getTimeFinished() - s.getTimeStarted()) / 1e3);
+        System.exit(failed == 0 && s.getTestsSucceededCount() > 0 ? 0 : 1);
+    }
+
+    /** A line for each class, with its time: where a run hangs can be seen. */
+    private static final class Progress implements TestExecutionListener {
+        private long since;
+
+        @Override
+        public void executionStarted(TestIdentifier test) {
+            if (test.getType().isContainer() && test.getLegacyReportingName().endsWith("Test")) {
+                since = System.nanoTime();
+                System.out.println(test.getLegacyReportingName());
+            }
+        }
+
+        @Override
+        public void executionFinished(TestIdentifier test, TestExecutionResult result) {
+            if (test.getType().isContainer() && test.getLegacyReportingName().endsWith("Test")) {
+                System.out.printf("    %.1f s%n", (System.nanoTime() - since) / 1e9);
+            }
+        }
+    }
+}

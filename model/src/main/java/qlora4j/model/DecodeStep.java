@@ -1,0 +1,110 @@
+package qlora4j.model;
+
+import java.util.Arrays;
+import qlora4j.lora.Linear.Adapters;
+import qlora4j.tensor.Allocation;
+import qlora4j.tensor.ArenaPlan;
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.MemoryUse;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * One more token of every sequence of a cache, again and again. What changes from token to token lies in tensors of its
+ * own, so that a step runs planned, and where the backend can record it, is enqueued by one call.
+ */
+final class DecodeStep implements AutoCloseable {
+    private final Decoder decoder;
+    private final Backend backend;
+    private final Stream stream;
+    private final KvCache cache;
+    private final Tensor logits;
+    private final Allocation integers;
+    private final Tensor tokens;
+    private final Tensor positions;
+    private final DeviceBatch batch;
+    private final Tensor last;
+    private ArenaPlan plan;
+    private Allocation arena;
+    private Stream.Recording recording;
+    private Adapters planned;
+
+    /** @param logits [S, vocab], where each step's logits go */
+    DecodeStep(Decoder decoder, Stream stream, KvCache cache, Tensor logits) {
+        this.decoder = decoder;
+        this.backend = decoder.backend();
+        this.stream = stream;
+        this.cache = cache;
+        this.logits = logits;
+        int n = cache.sequences();
+        long each = Math.ceilDiv(4L * (n + 1), ArenaPlan.ALIGNMENT) * ArenaPlan.ALIGNMENT;
+        integers = backend.allocate(4 * each, MemoryUse.WORKSPACE);
+        tokens = integers.tensor(0, DType.I32, n);
+        positions = integers.tensor(each, DType.I32, n);
+        Tensor cu = integers.tensor(2 * each, DType.I32, n + 1);
+        last = integers.tensor(3 * each, DType.I32, n);
+        int[] count = new int[n + 1];
+        Arrays.setAll(count, i -> i);
+        backend.upload(Tensor.of(count, n + 1), cu);
+        backend.upload(Tensor.of(Arrays.copyOf(count, n), n), last);
+        batch = new DeviceBatch(tokens, positions, cu, cache);
+    }
+
+    /** Feeds a token of each sequence; the logits after it are in {@code logits}. */
+    void run(int[] next, Adapters adapters) {
+        int[] at = new int[next.length];
+        Arrays.setAll(at, cache::length);
+        int[] one = new int[next.length];
+        Arrays.fill(one, 1);
+        cache.grow(one);
+        backend.upload(Tensor.of(next, next.length), tokens);
+        backend.upload(Tensor.of(at, at.length), positions);
+        if (plan == null || !adapters.equals(planned)) {
+            replan(adapters);
+        } else if (recording != null) {
+            recording.replay();
+            return;
+        } else if (stream.records()) {
+            recording = stream.record(() -> planned(adapters));
+            recording.replay();
+            return;
+        }
+        planned(adapters);
+    }
+
+    private void planned(Adapters adapters) {
+        stream.begin(plan, arena);
+        try {
+            decoder.next(stream, batch, last, adapters, cache, logits);
+            stream.end();
+        } finally {
+            stream.abandon();
+        }
+    }
+
+    /** Plans again when another adapter is used. */
+    private void replan(Adapters adapters) {
+        forget();
+        plan = ArenaPlan.of(s -> decoder.next(s, batch, last, adapters, cache, logits));
+        arena = backend.allocate(Math.max(1, plan.bytes()), MemoryUse.ACTIVATIONS);
+        planned = adapters;
+    }
+
+    private void forget() {
+        if (recording != null) {
+            recording.close();
+            recording = null;
+        }
+        if (arena != null) {
+            arena.close();
+            arena = null;
+        }
+    }
+
+    @Override
+    public void close() {
+        forget();
+        integers.close();
+    }
+}

@@ -1,0 +1,18 @@
+package qlora4j.tensor;
+
+import java.lang.foreign.MemorySegment;
+
+/** Copies between a device and host memory that the device reaches directly, beside the queue of work. */
+public interface HostCopies extends AutoCloseable {
+    /** Page-locked host memory, zeroed; it is freed when this is closed. */
+    MemorySegment hostMemory(long bytes);
+
+    /** Copies, once all work enqueued so far is done; returns when the copy is done. */
+    void toHost(Tensor device, MemorySegment host);
+
+    /** Copies and returns when the copy is done; nothing that is enqueued may use {@code device}. */
+    void toDevice(MemorySegment host, Tensor device);
+
+    @Override
+    void close();
+}
