@@ -4,6 +4,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.Set;
@@ -49,6 +50,10 @@ final class ChatTemplates {
 
     Set<String> names() {
         return Set.copyOf(sources.keySet());
+    }
+
+    Map<String, String> sources() {
+        return Collections.unmodifiableMap(sources);
     }
 
     ChatTemplate get(String name) {

@@ -154,6 +154,15 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
         return of(JsonFile.read(Files.isDirectory(file) ? file.resolve(FILE) : file));
     }
 
+    /**
+     * The same from fields in memory.
+     *
+     * @param where what errors name as their file
+     */
+    public static DecoderConfig of(Path where, ObjectNode json) throws ModelFormatException {
+        return of(new JsonFile(where, json));
+    }
+
     static DecoderConfig of(JsonFile json) throws ModelFormatException {
         Architecture a = architecture(json);
         int hidden = json.requiredInt("hidden_size");

@@ -256,6 +256,11 @@ public final class Tokenizer implements AutoCloseable {
         return templates.names();
     }
 
+    /** The texts of the model's chat templates by name. */
+    public Map<String, String> chatTemplateSources() {
+        return templates.sources();
+    }
+
     /**
      * A conversation as the model's chat template writes it. It is encoded without special tokens: the template writes
      * them.

@@ -20,7 +20,8 @@ public final class AtomicFile {
     private long position;
 
     /** What to write. */
-    interface Content {
+    public interface Content {
+        /** Writes everything to {@code out}. */
         void writeTo(AtomicFile out) throws IOException;
     }
 
@@ -36,7 +37,8 @@ public final class AtomicFile {
         write(file, out -> out.write(MemorySegment.ofArray(content)));
     }
 
-    static void write(Path file, Content content) throws IOException {
+    /** Writes a file of any size, as {@link #write(Path, byte[])} does. */
+    public static void write(Path file, Content content) throws IOException {
         Path directory = file.toAbsolutePath().getParent();
         Path temporary = directory.resolve("." + file.getFileName() + "." + UUID.randomUUID() + ".tmp");
         try {
@@ -66,7 +68,8 @@ public final class AtomicFile {
         }
     }
 
-    long position() {
+    /** Bytes written so far. */
+    public long position() {
         return position;
     }
 
@@ -74,7 +77,8 @@ public final class AtomicFile {
         write(MemorySegment.ofBuffer(ByteBuffer.allocate(Long.BYTES).order(ByteOrder.LITTLE_ENDIAN).putLong(0, value)));
     }
 
-    void write(MemorySegment bytes) throws IOException {
+    /** Writes all of {@code bytes}. */
+    public void write(MemorySegment bytes) throws IOException {
         for (long done = 0; done < bytes.byteSize();) {
             long n = Math.min(PIECE, bytes.byteSize() - done);
             ByteBuffer piece = bytes.asSlice(done, n).asByteBuffer();
