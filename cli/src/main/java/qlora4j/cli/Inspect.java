@@ -15,6 +15,9 @@ import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 import qlora4j.blockwise.Bnb4bit;
 import qlora4j.blockwise.QuantizedTensor;
+import qlora4j.gguf.GgmlType;
+import qlora4j.gguf.Gguf;
+import qlora4j.gguf.GgufTensor;
 import qlora4j.lora.LoraConfig;
 import qlora4j.lora.PeftAdapter;
 import qlora4j.safetensors.SafetensorsModel;
@@ -24,7 +27,7 @@ import qlora4j.tensor.DType;
 
 /** {@code qlora inspect}: what a checkpoint holds. Only headers and 4-bit constants are read. */
 @Command(name = "inspect", description = {
-        "Says what a model directory, an adapter directory, or a safetensors file or index holds:",
+        "Says what a model directory, an adapter directory, a safetensors file or index, or a GGUF file holds:",
         "its tensors, their sum by type, its 4-bit layers, its metadata."})
 final class Inspect implements Callable<Integer> {
     private static final double MB = 1e6;
@@ -52,6 +55,10 @@ final class Inspect implements Callable<Integer> {
             throw new IllegalArgumentException(path + ": expected a directory, a .safetensors file or its"
                     + " .safetensors.index.json; give the directory that holds this file");
         }
+        if (file.endsWith(".gguf")) {
+            gguf();
+            return 0;
+        }
         boolean adapter = Files.exists(path.resolve(PeftAdapter.CONFIG));
         if (adapter) {
             adapterConfig();
@@ -64,6 +71,23 @@ final class Inspect implements Callable<Integer> {
             view.metadata().forEach((k, v) -> out.println("metadata: " + k + " = " + v));
         }
         return 0;
+    }
+
+    private void gguf() throws IOException {
+        try (Gguf gguf = Gguf.open(path)) {
+            Map<GgmlType, Long> sums = new EnumMap<>(GgmlType.class);
+            int width = gguf.tensors().keySet().stream().mapToInt(String::length).max().orElse(1);
+            for (GgufTensor t : gguf.tensors().values()) {
+                out.printf(Locale.ROOT, "%-" + width + "s  %-8s %-16s %,d bytes%n", t.name(), t.type(),
+                        Arrays.toString(t.shape()).replace(" ", ""), t.bytes());
+                sums.merge(t.type(), t.bytes(), Long::sum);
+            }
+            sums.forEach((type, bytes) -> out.printf(Locale.ROOT, "%s: %.1f MB%n", type, bytes / MB));
+            out.printf(Locale.ROOT, "together: %,d tensors, GGUF version %d%n", gguf.tensors().size(), gguf.version());
+            for (String key : gguf.metadata().keys()) {
+                out.println("metadata: " + key + " = " + gguf.metadata().shown(key));
+            }
+        }
     }
 
     private void adapterConfig() throws IOException {
