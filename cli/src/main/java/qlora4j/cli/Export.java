@@ -39,12 +39,14 @@ final class Export implements Callable<Integer> {
             + " (default: f16). Of an adapter: f32, f16 or bf16 (default: f32).")
     private String type;
 
-    @Option(names = "--base", paramLabel = "DIR", description = "Of an adapter: its base model's directory (default: the"
-            + " one that its configuration names).")
+    @Option(names = "--base", paramLabel = "DIR",
+            description = "Of an adapter: its base model's directory (default: the"
+                    + " one that its configuration names).")
     private Path base;
 
-    @Option(names = "--pre", paramLabel = "NAME", description = "What llama.cpp calls the way the tokenizer cuts texts into"
-            + " words, where it is not recognized: tokenizer.ggml.pre.")
+    @Option(names = "--pre", paramLabel = "NAME",
+            description = "What llama.cpp calls the way the tokenizer cuts texts into"
+                    + " words, where it is not recognized: tokenizer.ggml.pre.")
     private String pre;
 
     @Mixin

@@ -34,8 +34,9 @@ final class Import implements Callable<Integer> {
             + " model.")
     private Path target;
 
-    @Option(names = "--dtype", paramLabel = "TYPE", description = "float32, bfloat16 or float16 (default: the file's own"
-            + " where all matrices have the same of these, else float32, which holds dequantized weights exactly).")
+    @Option(names = "--dtype", paramLabel = "TYPE",
+            description = "float32, bfloat16 or float16 (default: the file's own"
+                    + " where all matrices have the same of these, else float32, which holds dequantized weights exactly).")
     private String dtype;
 
     @Option(names = "--pre", paramLabel = "NAME", description = "How a byte-level tokenizer cuts texts into words, in"

@@ -54,8 +54,9 @@ final class AdapterImport {
                 throw new GgufException(Kind.BAD_TENSOR, gguf.file(), "tensor " + tensor + " is not part of a LoRA"
                         + " adapter on linear layers");
             }
-            RotaryLayout layout = isA ? null : RotaryLayout.of(modelType, weight, config.heads(), config.kvHeads(),
-                    config.headDim());
+            RotaryLayout layout = isA ? null
+                    : RotaryLayout.of(modelType, weight, config.heads(), config.kvHeads(),
+                            config.headDim());
             Tensor values = Tensor.zeros(wanted, tensor.shape());
             long[] at = {0};
             TensorReader.write(gguf, tensor, layout, wanted, piece -> {

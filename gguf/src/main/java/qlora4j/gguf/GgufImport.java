@@ -177,7 +177,8 @@ public final class GgufImport {
         }
         if (!unused.isEmpty()) {
             throw new GgufException(Kind.BAD_TENSOR, gguf.file(), "tensors that the architecture "
-                    + config.architecture().modelType() + " does not have: " + String.join(", ", unused.keySet().stream()
+                    + config.architecture().modelType() + " does not have: "
+                    + String.join(", ", unused.keySet().stream()
                             .limit(8).toList()));
         }
         return tensors;

@@ -61,8 +61,9 @@ final class TensorWriter {
             case F16 -> {
                 for (float v : values.toFloats()) {
                     if (Math.abs(v) > MAX_HALF && !Float.isInfinite(v)) {
-                        throw new IOException("tensor " + name + " holds " + v + ", which passes float16's largest value "
-                                + MAX_HALF + "; export as bf16, q8_0 or f32");
+                        throw new IOException(
+                                "tensor " + name + " holds " + v + ", which passes float16's largest value "
+                                        + MAX_HALF + "; export as bf16, q8_0 or f32");
                     }
                 }
                 return Tensor.zeros(DType.F16, values.shape()).copyFrom(values).data();

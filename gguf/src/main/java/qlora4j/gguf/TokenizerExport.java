@@ -76,8 +76,9 @@ final class TokenizerExport {
             String text = added.path("content").asText();
             int id = added.path("id").asInt(-1);
             boolean isByte = id >= 0 && id < rows && types[id] == Type.BYTE;
-            put(tokens, types, id, text, isByte ? Type.BYTE : !added.path("special").asBoolean() ? Type.USER_DEFINED
-                    : sentencePiece && text.equals(unknown) ? Type.UNKNOWN : Type.CONTROL);
+            put(tokens, types, id, text, isByte ? Type.BYTE
+                    : !added.path("special").asBoolean() ? Type.USER_DEFINED
+                            : sentencePiece && text.equals(unknown) ? Type.UNKNOWN : Type.CONTROL);
         }
         for (int id = 0; id < rows; id++) {
             if (tokens[id] == null) {

@@ -26,7 +26,8 @@ class GgufTest {
                 .tensor("first", GgmlType.F32, new long[]{2, 3},
                         sink -> sink.write(MemorySegment.ofBuffer(java.nio.ByteBuffer.allocateDirect(24)
                                 .order(java.nio.ByteOrder.LITTLE_ENDIAN).putFloat(0, 1.5f).putFloat(20, -2))))
-                .tensor("second", GgmlType.Q8_0, new long[]{32}, sink -> sink.write(MemorySegment.ofArray(new byte[34])))
+                .tensor("second", GgmlType.Q8_0, new long[]{32},
+                        sink -> sink.write(MemorySegment.ofArray(new byte[34])))
                 .write(file);
         return file;
     }

@@ -59,6 +59,8 @@ class RoundTripTest {
             llama   | byte_fallback | 640 | false | {}
             mistral | byte_level    | 470 | false | {"sliding_window": 9}
             mistral | byte_fallback | 650 | true  | {"sliding_window": null}
+            qwen2   | byte_level    | 470 | true  | {}
+            qwen3   | byte_level    | 470 | false | {"head_dim": 32}
             """)
     void everyTensorAndTokenComesBack(String modelType, String tokenizer, int vocab, boolean tied, String more)
             throws IOException {
@@ -101,6 +103,8 @@ class RoundTripTest {
         assertThat(factors).contains(1f, 32f).isSorted();
         factors[3] *= 1.01f;
         assertThat(RopeScaling.of(500000, factors)).isNull();
+        RopeConfig other = new RopeConfig(10000, RopeConfig.Type.LLAMA3, 8, 1, 4, 64);
+        assertThat(RopeScaling.of(10000, RopeScaling.factors(other, 64))).isEqualTo(other);
         assertThat(RopeScaling.of(500000, new float[]{1, 1})).isEqualTo(RopeConfig.unscaled(500000));
     }
 
