@@ -52,7 +52,8 @@ final class Bench implements Callable<Integer> {
             completionCandidates = ShapeNames.class)
     private String shape;
 
-    @Option(names = "--model", paramLabel = "DIR", description = "Instead: a Hugging Face model directory.")
+    @Option(names = "--model", paramLabel = "DIR|OWNER/NAME",
+            description = "Instead: a Hugging Face model directory, or a model of the hub.")
     private Path model;
 
     @Option(names = "--matrix", paramLabel = "OUTxIN",
@@ -117,6 +118,7 @@ final class Bench implements Callable<Integer> {
         if (shape != null && model != null) {
             throw new IllegalArgumentException("--shape and --model contradict each other: give one of them");
         }
+        model = model == null ? null : HubModels.directory(model, spec.commandLine().getErr());
         if (json != null && (Files.isDirectory(json) || json.toAbsolutePath().getParent() == null
                 || !Files.isDirectory(json.toAbsolutePath().getParent()))) {
             throw new IllegalArgumentException("--json " + json + ": expected a file in a directory that exists");

@@ -29,7 +29,7 @@ final class Export implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Parameters(index = "0", paramLabel = "DIR", description = "The model or the adapter.")
+    @Parameters(index = "0", paramLabel = "DIR|OWNER/NAME", description = "The model or the adapter.")
     private Path source;
 
     @Parameters(index = "1", paramLabel = "FILE.gguf", description = "The file to write; it must not exist.")
@@ -55,6 +55,7 @@ final class Export implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         PrintWriter out = spec.commandLine().getOut();
+        source = HubModels.directory(source, spec.commandLine().getErr());
         boolean adapter = Files.exists(source.resolve(PeftAdapter.CONFIG));
         GgmlType as = type(type == null ? adapter ? "f32" : "f16" : type);
         GgufExport.Report r;
@@ -86,15 +87,15 @@ final class Export implements Callable<Integer> {
 
     private Path base() throws IOException {
         if (base != null) {
-            return base;
+            return HubModels.directory(base, spec.commandLine().getErr());
         }
         try (PeftAdapter adapter = PeftAdapter.open(source)) {
             String named = adapter.config().baseModelName();
-            if (named == null || !Files.isDirectory(Path.of(named))) {
+            if (named == null || !Files.isDirectory(Path.of(named)) && HubModels.repo(Path.of(named)).isEmpty()) {
                 throw new IllegalArgumentException(source + ": its configuration names the base model " + named
                         + ", which is no directory here; give it with --base");
             }
-            return Path.of(named);
+            return HubModels.directory(Path.of(named), spec.commandLine().getErr());
         }
     }
 }

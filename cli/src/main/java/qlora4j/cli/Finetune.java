@@ -43,8 +43,8 @@ final class Finetune implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--model", required = true, paramLabel = "DIR",
-            description = "The base model: a Hugging Face model directory, dense or 4-bit.")
+    @Option(names = "--model", required = true, paramLabel = "DIR|OWNER/NAME",
+            description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
     private Path model;
 
     @Option(names = "--data", required = true, paramLabel = "FILE", description = "The rows to train on.")
@@ -89,13 +89,13 @@ final class Finetune implements Callable<Integer> {
     public Integer call() throws IOException {
         out = spec.commandLine().getOut();
         TrainSettings settings = train.settings();
-        LoraConfig lora = train.lora(model);
+        LoraConfig lora = train.lora(HubModels.name(model));
         DecoderLoader loader = new DecoderLoader(QuantConfig.QLORA, compute.dtype());
         if (resume && overwrite) {
             throw new IllegalArgumentException("--resume and --overwrite-output-dir contradict each other");
         }
         new OutputDirectory(output).prepare(resume || overwrite);
-        ModelDirectory directory = ModelDirectory.open(model);
+        ModelDirectory directory = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
         Split split;
         TokenizedData rows;
         TokenizedData held;

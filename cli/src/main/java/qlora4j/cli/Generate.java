@@ -40,8 +40,8 @@ final class Generate implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--model", required = true, paramLabel = "DIR",
-            description = "The base model: a Hugging Face model directory, dense or 4-bit.")
+    @Option(names = "--model", required = true, paramLabel = "DIR|OWNER/NAME",
+            description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
     private Path model;
 
     @Option(names = "--adapter", paramLabel = "NAME=DIR",
@@ -108,7 +108,7 @@ final class Generate implements Callable<Integer> {
         List<String> chosen = chosen(named);
         String text = prompt == null ? standardInput() : prompt;
         DecoderLoader loader = new DecoderLoader(noQuantize ? null : QuantConfig.QLORA, compute.dtype());
-        ModelDirectory directory = ModelDirectory.open(model);
+        ModelDirectory directory = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
         int[] ids;
         GenerateOptions options;
         Backend started;
@@ -122,7 +122,7 @@ final class Generate implements Callable<Integer> {
         }
         try (Backend opened = started; CausalLm lm = CausalLm.load(directory, opened, loader)) {
             for (Map.Entry<String, Path> e : named.entrySet()) {
-                lm.load(e.getKey(), e.getValue());
+                lm.load(e.getKey(), HubModels.directory(e.getValue(), spec.commandLine().getErr()));
             }
             for (String name : chosen) {
                 if (all) {

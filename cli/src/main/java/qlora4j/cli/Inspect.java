@@ -35,7 +35,7 @@ final class Inspect implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Parameters(paramLabel = "DIR|FILE", description = "What to look into.")
+    @Parameters(paramLabel = "DIR|FILE|OWNER/NAME", description = "What to look into.")
     private Path path;
 
     private PrintWriter out;
@@ -49,6 +49,7 @@ final class Inspect implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
+        path = HubModels.directory(path, spec.commandLine().getErr());
         out = spec.commandLine().getOut();
         String file = String.valueOf(path.getFileName());
         if (file.endsWith(".json") && !file.endsWith(".index.json")) {

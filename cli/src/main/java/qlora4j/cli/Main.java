@@ -18,7 +18,7 @@ import picocli.CommandLine.Spec;
         scope = ScopeType.INHERIT, synopsisSubcommandLabel = "COMMAND",
         description = {"QLoRA for the JVM: a base model in 4-bit NormalFloat, LoRA adapters trained through it."},
         subcommands = {Demo.class, Finetune.class, Generate.class, Quantize.class, Inspect.class, Verify.class,
-                Vectors.class, Bench.class, Import.class, Export.class, DumpLogits.class})
+                Vectors.class, Bench.class, Import.class, Export.class, Pull.class, DumpLogits.class})
 public final class Main implements Runnable {
 
     /** What Java makes of bytes that it cannot decode. */

@@ -31,8 +31,8 @@ final class Quantize implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--model", required = true, paramLabel = "DIR",
-            description = "The dense model: a Hugging Face model directory.")
+    @Option(names = "--model", required = true, paramLabel = "DIR|OWNER/NAME",
+            description = "The dense model: a Hugging Face model directory, or a model of the hub.")
     private Path model;
 
     @Option(names = "--output", required = true, paramLabel = "DIR",
@@ -67,7 +67,7 @@ final class Quantize implements Callable<Integer> {
             throw new IllegalArgumentException("--quant-type " + type + ": expected nf4 or fp4");
         }
         QuantConfig config = config();
-        try (ModelDirectory source = ModelDirectory.open(model); Backend opened = backend.open()) {
+        try (ModelDirectory source = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr())); Backend opened = backend.open()) {
             CheckpointQuantizer.Report r = CheckpointQuantizer.quantize(source, output, config,
                     dtype == null ? null : TYPES.get(dtype), opened, layer -> {
                         out.printf(Locale.ROOT, "%s: %.3f bits/param, mean error %.3e, max %.3e%n", layer.name(),

@@ -1,6 +1,5 @@
 package qlora4j.cli;
 
-import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -166,12 +165,12 @@ final class TrainOptions {
     private long seed;
 
     /** The adapter. */
-    LoraConfig lora(Path model) {
+    LoraConfig lora(String model) {
         boolean regex = targets.size() == 1 && !targets.getFirst().matches("[\\w.-]*");
         TargetModules chosen = new TargetModules(regex ? List.of() : targets, regex ? targets.getFirst() : null,
                 exclude, null, layers, layersPattern);
         return new LoraConfig(rank, alpha, dropout, chosen, new LoraConfig.Patterns(ranks, alphas), rsLora, dora,
-                LoraConfig.Bias.named(bias), modulesToSave, LoraConfig.Init.named(init), model.toString(), seed);
+                LoraConfig.Bias.named(bias), modulesToSave, LoraConfig.Init.named(init), model, seed);
     }
 
     /** The run. */

@@ -38,7 +38,8 @@ final class Verify implements Callable<Integer> {
     @Option(names = "--json", description = "With --against: write the verdict as JSON.")
     private boolean json;
 
-    @Option(names = "--model", paramLabel = "DIR", description = "The directory of the real model it records, if any.")
+    @Option(names = "--model", paramLabel = "DIR|OWNER/NAME",
+            description = "The directory of the real model it records, if any.")
     private Path model;
 
     @Option(names = "--self-test",
@@ -57,8 +58,9 @@ final class Verify implements Callable<Integer> {
         if (json) {
             throw new ParameterException(spec.commandLine(), "--json goes with --against VECTORS");
         }
+        Path real = model == null ? null : HubModels.directory(model, spec.commandLine().getErr());
         try (Backend opened = backend.open()) {
-            return Conformance.run(new Conformance.Options(bundle, opened, model, selfTest), line -> {
+            return Conformance.run(new Conformance.Options(bundle, opened, real, selfTest), line -> {
                 out.println(line);
                 out.flush();
             }).ok() ? 0 : 1;

@@ -33,11 +33,12 @@ record HouseRules(String root) {
             Map.entry("lora", Set.of("tensor", "blockwise", "safetensors")),
             Map.entry("model", Set.of("lora", "template")),
             Map.entry("gguf", Set.of("model")),
+            Map.entry("hub", Set.of()),
             Map.entry("train", Set.of("model", "optim")),
             Map.entry("cuda", Set.of("tensor", "blockwise", "optim", "lora", "model")),
             Map.entry("verify", Set.of("train")),
             Map.entry("bench", Set.of("train")),
-            Map.entry("cli", Set.of("train", "verify", "bench", "gguf")));
+            Map.entry("cli", Set.of("train", "verify", "bench", "gguf", "hub")));
 
     /** Beside classes whose top-level name begins with Vector, those that may speak the Vector API. */
     private static final Set<String> VECTOR_HELPERS = Set.of("Lanes");

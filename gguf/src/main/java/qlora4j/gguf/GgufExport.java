@@ -120,7 +120,7 @@ public final class GgufExport {
         String modelType = c.architecture().modelType();
         String architecture = architecture(modelType);
         String prefix = architecture + ".";
-        String name = source.path().toRealPath().getFileName().toString();
+        String name = name(source.path().toRealPath());
         out.text(ConfigImport.ARCHITECTURE, architecture).text(GgufImport.TYPE, "model").text(ConfigImport.NAME, name);
         if (modelType.equals(MISTRAL) && !name.toLowerCase(Locale.ROOT).contains(MISTRAL)) {
             out.text("general.basename", MISTRAL);
@@ -146,6 +146,15 @@ public final class GgufExport {
         if (c.quantization() != null) {
             notes.add("the model is in 4 bits: what is written is its dequantized weights");
         }
+    }
+
+    /** The directory's name; in the hub's cache that is a commit, and the model's name stands above it. */
+    private static String name(Path real) {
+        Path snapshots = real.getParent();
+        if (snapshots != null && snapshots.endsWith("snapshots") && snapshots.getParent() != null) {
+            return snapshots.getParent().getFileName().toString().replaceFirst("^models--.*--", "");
+        }
+        return real.getFileName().toString();
     }
 
     /** llama.h's {@code llama_ftype}. */
