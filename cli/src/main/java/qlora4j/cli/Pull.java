@@ -28,7 +28,8 @@ final class Pull implements Callable<Integer> {
     @Option(names = "--revision", paramLabel = "REVISION", description = "The same as @REVISION.")
     private String revision;
 
-    @Option(names = "--include", paramLabel = "PATTERN", description = "Further files, such as '*.gguf'; can be repeated.")
+    @Option(names = "--include", paramLabel = "PATTERN",
+            description = "Further files, such as '*.gguf'; can be repeated.")
     private List<String> include = List.of();
 
     @Override

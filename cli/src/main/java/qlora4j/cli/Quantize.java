@@ -67,7 +67,8 @@ final class Quantize implements Callable<Integer> {
             throw new IllegalArgumentException("--quant-type " + type + ": expected nf4 or fp4");
         }
         QuantConfig config = config();
-        try (ModelDirectory source = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr())); Backend opened = backend.open()) {
+        try (ModelDirectory source = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
+                Backend opened = backend.open()) {
             CheckpointQuantizer.Report r = CheckpointQuantizer.quantize(source, output, config,
                     dtype == null ? null : TYPES.get(dtype), opened, layer -> {
                         out.printf(Locale.ROOT, "%s: %.3f bits/param, mean error %.3e, max %.3e%n", layer.name(),

@@ -29,9 +29,9 @@ final class GgufParser {
     /** The longest key (GGUF's specification). */
     static final int MAX_KEY = 65535;
     static final int MAX_DIMENSIONS = 4;
-    /** The longest single text: ten times the longest chat template seen. */
+    /** The longest single text: chat templates, the longest of them, have some tens of kilobytes. */
     static final long MAX_TEXT = 16L << 20;
-    /** Elements of all arrays together: ten times those of the largest vocabulary with its merges. */
+    /** Elements of all arrays together: a vocabulary of 262,144 tokens has two million with its scores and merges. */
     static final long MAX_ELEMENTS = 16L << 20;
     /** The fewest bytes of a metadata entry (a key's length, a type, a value) and of a tensor's. */
     private static final long LEAST_ENTRY = Long.BYTES + Integer.BYTES + 1;

@@ -41,6 +41,7 @@ final class TensorReader {
         int most = (int) Math.max(1, Math.min(rows, PIECE / Math.max(1, row)));
         byte[] bytes = new byte[Math.multiplyExact(most, rowBytes)];
         float[] values = new float[Math.multiplyExact(most, (int) row)];
+        Tensor converted = tensor.type().plain() == dtype ? null : Tensor.zeros(dtype, values.length);
         for (long from = 0; from < rows; from += most) {
             int n = (int) Math.min(most, rows - from);
             if (layout == null) {
@@ -58,7 +59,7 @@ final class TensorReader {
             Dequantizer.dequantize(tensor.type(), bytes, values, elements);
             Tensor piece = Tensor.of(DType.F32,
                     MemorySegment.ofArray(values).asSlice(0, DType.F32.bytes(elements)), elements);
-            sink.write(Tensor.zeros(dtype, elements).copyFrom(piece).data());
+            sink.write(converted.slice(0, elements).copyFrom(piece).data());
         }
     }
 

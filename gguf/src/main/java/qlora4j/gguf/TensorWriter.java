@@ -35,9 +35,11 @@ final class TensorWriter {
         long rows = row == 0 ? 0 : source.size() / row;
         Tensor matrix = source.view(rows, row);
         int most = (int) Math.max(1, Math.min(rows, PIECE / Math.max(1, row)));
+        Tensor staging = Tensor.zeros(DType.F32, most, row);
+        Tensor narrow = type == GgmlType.F16 || type == GgmlType.BF16 ? Tensor.zeros(type.plain(), most, row) : null;
         for (long from = 0; from < rows; from += most) {
             int n = (int) Math.min(most, rows - from);
-            Tensor values = Tensor.zeros(DType.F32, n, row);
+            Tensor values = staging.rows(0, n);
             if (layout == null) {
                 values.copyFrom(matrix.rows(from, from + n));
             } else {
@@ -46,17 +48,17 @@ final class TensorWriter {
                     values.rows(i, i + 1).copyFrom(matrix.rows(r, r + 1));
                 }
             }
-            sink.write(encoded(name, values, type));
+            sink.write(encoded(name, values, type, narrow));
         }
     }
 
-    private static MemorySegment encoded(String name, Tensor values, GgmlType type) throws IOException {
+    private static MemorySegment encoded(String name, Tensor values, GgmlType type, Tensor narrow) throws IOException {
         switch (type) {
             case F32 -> {
                 return values.data();
             }
             case BF16 -> {
-                return Tensor.zeros(DType.BF16, values.shape()).copyFrom(values).data();
+                return narrow.rows(0, values.dim(0)).copyFrom(values).data();
             }
             case F16 -> {
                 for (float v : values.toFloats()) {
@@ -66,7 +68,7 @@ final class TensorWriter {
                                         + MAX_HALF + "; export as bf16, q8_0 or f32");
                     }
                 }
-                return Tensor.zeros(DType.F16, values.shape()).copyFrom(values).data();
+                return narrow.rows(0, values.dim(0)).copyFrom(values).data();
             }
             case Q8_0 -> {
                 float[] floats = values.toFloats();

@@ -24,7 +24,8 @@ final class Checksum {
         boolean git = etag.matches("[0-9a-f]{40}") && length >= 0;
         this.expected = etag;
         try {
-            this.digest = sha256 ? MessageDigest.getInstance("SHA-256") : git ? MessageDigest.getInstance("SHA-1") : null;
+            this.digest =
+                    sha256 ? MessageDigest.getInstance("SHA-256") : git ? MessageDigest.getInstance("SHA-1") : null;
         } catch (NoSuchAlgorithmException e) {
             throw new IllegalStateException(e);
         }

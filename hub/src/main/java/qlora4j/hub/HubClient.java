@@ -96,7 +96,8 @@ final class HubClient implements AutoCloseable {
                                 + (tooLong ? " and asks to wait " + asked.get().toSeconds() + " seconds; try again then"
                                         : " " + ATTEMPTS + " times; try again later")
                                 + (response.statusCode() == TOO_MANY && settings.token() == null
-                                        ? ", or with a token in HF_TOKEN, whose limits are higher" : ""));
+                                        ? ", or with a token in HF_TOKEN, whose limits are higher"
+                                        : ""));
             }
             pause(ask, asked.orElse(backoff(attempt)));
         }
@@ -224,7 +225,8 @@ final class HubClient implements AutoCloseable {
         if (error.equals("RepoNotFound") || code == 404) {
             throw new HubException(Kind.NOT_FOUND, ask.what + ": there is no such model on "
                     + settings.endpoint() + (settings.token() == null
-                            ? ", or it is private: then put a token into HF_TOKEN" : ", or the token does not open it")
+                            ? ", or it is private: then put a token into HF_TOKEN"
+                            : ", or the token does not open it")
                     + told);
         }
         if (code == 401) {
@@ -232,7 +234,8 @@ final class HubClient implements AutoCloseable {
                     ? "there is no such model, or it needs a token: put one into HF_TOKEN"
                     : "the token is not accepted; see HF_TOKEN and the token's file") + told);
         }
-        throw new HubException(Kind.BAD_ANSWER, ask.what + ": " + response.uri().getHost() + " answered " + code + told);
+        throw new HubException(Kind.BAD_ANSWER,
+                ask.what + ": " + response.uri().getHost() + " answered " + code + told);
     }
 
     @Override

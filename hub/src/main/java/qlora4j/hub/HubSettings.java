@@ -45,7 +45,8 @@ public record HubSettings(URI endpoint, Path cache, String token, boolean offlin
         String endpoint = environment.getOrDefault("HF_ENDPOINT", "");
         return new HubSettings(endpoint(endpoint.isEmpty() ? PUBLIC_HUB : endpoint), cache,
                 token(environment, home, hfHome), isTrue(environment, "HF_HUB_OFFLINE")
-                        || isTrue(environment, "TRANSFORMERS_OFFLINE"), timeout(environment));
+                        || isTrue(environment, "TRANSFORMERS_OFFLINE"),
+                timeout(environment));
     }
 
     /** The environment of this process. */

@@ -22,8 +22,9 @@ public record RepoId(String name, String revision) {
      */
     public RepoId {
         if (!isName(name)) {
-            throw new IllegalArgumentException("\"" + name + "\" is no name of a model on the hub: owner/name of letters,"
-                    + " digits, and '-', '_', '.' between them is expected");
+            throw new IllegalArgumentException(
+                    "\"" + name + "\" is no name of a model on the hub: owner/name of letters,"
+                            + " digits, and '-', '_', '.' between them is expected");
         }
         if (!SafeNames.isSafe(revision) || revision.length() > 255) {
             throw new IllegalArgumentException("\"" + revision + "\" is no revision: a branch, a tag or a commit is"

@@ -98,8 +98,9 @@ record RepoListing(String commit, List<String> names) {
         }
         boolean weights = wanted.contains(WEIGHTS) || wanted.contains(INDEX) || wanted.contains(ADAPTER_WEIGHTS);
         if (!weights && include.isEmpty()) {
-            throw new HubException(Kind.NO_FILE, repo + ": there are no weights in safetensors (" + WEIGHTS + ", " + INDEX
-                    + " or " + ADAPTER_WEIGHTS + ")" + others());
+            throw new HubException(Kind.NO_FILE,
+                    repo + ": there are no weights in safetensors (" + WEIGHTS + ", " + INDEX
+                            + " or " + ADAPTER_WEIGHTS + ")" + others());
         }
         return wanted;
     }
@@ -109,7 +110,8 @@ record RepoListing(String commit, List<String> names) {
             return ", only GGUF files: --include '*.gguf' pulls them, and import makes a model of one";
         }
         return names.stream().anyMatch(n -> n.matches(".*\\.(bin|pt|pth|ckpt)"))
-                ? ", only PyTorch files, which can run code when they are read: look for a converted revision" : "";
+                ? ", only PyTorch files, which can run code when they are read: look for a converted revision"
+                : "";
     }
 
     /** {@code *} for anything within a folder, {@code ?} for a character; a pattern without a slash is for any folder. */

@@ -7,7 +7,8 @@ final class SafeNames {
     private static final int MAX_LENGTH = 1024;
     private static final int MAX_PART = 255;
     /** Names that Windows gives to devices, with any ending. */
-    private static final Set<String> DEVICES = Set.of("con", "prn", "aux", "nul", "com1", "com2", "com3", "com4", "com5",
+    private static final Set<String> DEVICES = Set.of("con", "prn", "aux", "nul", "com1", "com2", "com3", "com4",
+            "com5",
             "com6", "com7", "com8", "com9", "lpt1", "lpt2", "lpt3", "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9");
 
     private SafeNames() {

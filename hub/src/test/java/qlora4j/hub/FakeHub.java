@@ -52,7 +52,8 @@ final class FakeHub implements AutoCloseable {
     /** A hub with a small model: configuration, tokenizer, weights, and files that nobody needs. */
     static FakeHub withModel() throws IOException {
         FakeHub hub = new FakeHub();
-        for (String name : List.of("config.json", "tokenizer.json", "chat_template.jinja", "README.md", "pytorch.bin")) {
+        for (String name : List.of("config.json", "tokenizer.json", "chat_template.jinja", "README.md",
+                "pytorch.bin")) {
             hub.files.put(name, ("{\"of\": \"" + name + "\"}").getBytes(StandardCharsets.UTF_8));
         }
         hub.files.put("onnx/model.safetensors", new byte[5]);

@@ -86,7 +86,8 @@ class HubTest {
         assertThat(snapshot).isEqualTo(folder().resolve("snapshots").resolve(FakeHub.COMMIT));
         assertThat(snapshot.resolve(WEIGHTS)).hasBinaryContent(server.files.get(WEIGHTS));
         try (Stream<Path> blobs = Files.list(folder().resolve("blobs"))) {
-            assertThat(blobs.map(b -> b.getFileName().toString())).allMatch(n -> n.matches("[0-9a-f]{40}|[0-9a-f]{64}"));
+            assertThat(blobs.map(b -> b.getFileName().toString()))
+                    .allMatch(n -> n.matches("[0-9a-f]{40}|[0-9a-f]{64}"));
         }
     }
 
@@ -364,7 +365,8 @@ class HubTest {
 
     @ParameterizedTest
     @ValueSource(strings = {"../evil", "../../../etc/passwd", "/etc/passwd", "a/../../b", "a//b", "./a", "C:\\evil",
-            "C:evil", "a\\..\\..\\b", "nul\0byte", "NUL", "con.safetensors", "trailing.", "a/", "stream:ads", "line\nbreak",
+            "C:evil", "a\\..\\..\\b", "nul\0byte", "NUL", "con.safetensors", "trailing.", "a/", "stream:ads",
+            "line\nbreak",
             "\u202egnp"})
     void hostileNamesAreRefused(String name) throws IOException {
         server.alsoListed.add(name.replace("\n", "\\n"));
