@@ -43,12 +43,13 @@ public final class AdapterExport {
         String modelType = config.architecture().modelType();
         try (PeftAdapter adapter = PeftAdapter.open(source)) {
             LoraConfig lora = adapter.config();
+            refuseMoreThanLora(adapter);
             GgufWriter out = new GgufWriter();
             out.text(ConfigImport.ARCHITECTURE, GgufExport.architecture(modelType));
             out.text(GgufImport.TYPE, GgufImport.ADAPTER).text(TYPE, LORA);
             out.text(ConfigImport.NAME, source.toRealPath().getFileName().toString());
-            // llama.cpp divides by the rank; so whatever the scale is, this is the alpha that gives it.
-            out.float32(ALPHA, lora.scale() * lora.rank());
+            double alpha = alpha(lora, adapter.modules().keySet().iterator().next());
+            out.float32(ALPHA, alpha);
             for (Map.Entry<String, AdapterWeights> e : adapter.modules().entrySet()) {
                 String weight = e.getKey() + TensorNames.WEIGHT;
                 String name = TensorNames.gguf(weight);
@@ -63,11 +64,41 @@ public final class AdapterExport {
                             + " model " + base + " has " + layout.heads() + " heads of " + layout.headDim());
                 }
                 add(out, name + A, e.getValue().a(), null, type);
-                add(out, name + B, b, layout, type);
+                add(out, name + B, scaled(b, alpha(lora, e.getKey()) / alpha), layout, type);
             }
             out.write(target);
             return new GgufExport.Report(GgufExport.architecture(modelType), 2 * adapter.modules().size(),
                     Files.size(target), List.of());
+        }
+    }
+
+    /** llama.cpp divides alpha by a module's rank; so whatever its scale is, this is the alpha that gives it. */
+    private static double alpha(LoraConfig lora, String module) {
+        return lora.scale(module) * lora.rank(module);
+    }
+
+    /** The file has one alpha for all; what a module's own alpha differs by goes into its B. */
+    private static Tensor scaled(Tensor b, double factor) {
+        if (factor == 1) {
+            return b;
+        }
+        float[] values = b.toFloats();
+        for (int i = 0; i < values.length; i++) {
+            values[i] = (float) (values[i] * factor);
+        }
+        return Tensor.of(values, b.shape());
+    }
+
+    private static void refuseMoreThanLora(PeftAdapter adapter) throws IOException {
+        String more = adapter.config().dora() ? "DoRA's magnitudes"
+                : adapter.whole().isEmpty() ? null : "trained biases or whole modules, such as "
+                        + adapter.whole().keySet().iterator().next();
+        if (more != null) {
+            throw new IOException(adapter.directory() + ": the adapter has " + more + ", which llama.cpp's adapters do"
+                    + " not; merge it into the model and export that");
+        }
+        if (adapter.modules().isEmpty()) {
+            throw new IOException(adapter.directory() + ": the adapter has no modules");
         }
     }
 

@@ -7,10 +7,8 @@ import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.EnumMap;
 import java.util.LinkedHashMap;
-import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Map;
-import java.util.Set;
 import qlora4j.gguf.GgufException.Kind;
 import qlora4j.lora.AdapterWeights;
 import qlora4j.lora.LoraConfig;
@@ -68,23 +66,27 @@ final class AdapterImport {
             sources.merge(tensor.type(), 1, Integer::sum);
         }
         Map<String, AdapterWeights> modules = new LinkedHashMap<>();
-        Set<Long> ranks = new LinkedHashSet<>();
         for (Map.Entry<String, Tensor[]> e : pairs.entrySet()) {
             Tensor[] pair = e.getValue();
             if (pair[0] == null || pair[1] == null) {
                 throw new GgufException(Kind.BAD_TENSOR, gguf.file(), "of module " + e.getKey() + " only one of "
                         + AdapterExport.A + " and " + AdapterExport.B + " is there");
             }
-            ranks.add(pair[0].dim(0));
             modules.put(e.getKey(), new AdapterWeights(pair[0], pair[1]));
         }
-        if (ranks.size() != 1) {
-            throw new GgufException(Kind.UNSUPPORTED, gguf.file(), "its modules have the ranks " + ranks
-                    + "; one rank for all is supported");
+        if (modules.isEmpty()) {
+            throw new GgufException(Kind.BAD_TENSOR, gguf.file(), "the adapter has no tensors");
         }
-        int rank = Math.toIntExact(ranks.iterator().next());
+        // Modules of another rank than the first one's are named one by one, as PEFT's rank_pattern does.
+        int rank = Math.toIntExact(modules.values().iterator().next().a().dim(0));
+        Map<String, Integer> others = new LinkedHashMap<>();
+        modules.forEach((module, weights) -> {
+            if (weights.a().dim(0) != rank) {
+                others.put(module, Math.toIntExact(weights.a().dim(0)));
+            }
+        });
         LoraConfig lora = new LoraConfig(rank, metadata.number(AdapterExport.ALPHA), 0,
-                new ArrayList<>(modules.keySet()), base.toString(), 0);
+                new ArrayList<>(modules.keySet()), base.toString(), 0).withPatterns(others, Map.of());
         GgufImport.claim(target, List.of(PeftAdapter.CONFIG, PeftAdapter.WEIGHTS), "an adapter");
         PeftAdapter.write(target, lora, modules);
         return new GgufImport.Report(GgufImport.ADAPTER, wanted, 2 * modules.size(),

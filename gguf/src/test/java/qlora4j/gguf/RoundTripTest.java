@@ -204,13 +204,48 @@ class RoundTripTest {
         GgufImport.run(file, folder.resolve("back"), new GgufImport.Options(null, null, model));
         try (PeftAdapter back = PeftAdapter.open(folder.resolve("back"))) {
             assertThat(back.config().rank()).isEqualTo(4);
-            assertThat(back.config().scale()).isEqualTo(3);
+            back.modules().keySet().forEach(m -> assertThat(back.config().scale(m)).isEqualTo(3));
             assertThat(back.modules()).containsOnlyKeys(modules.keySet());
             back.modules().forEach((module, w) -> {
                 assertThat(w.a().toFloats()).isEqualTo(modules.get(module).a().toFloats());
                 assertThat(w.b().toFloats()).isEqualTo(modules.get(module).b().toFloats());
             });
         }
+    }
+
+    /** One alpha is all that a file has: what else a module's scale asks for is in its B. */
+    @Test
+    void scalesAndRanksOfTheirOwnAreKept() throws IOException {
+        Path model = TinyModel.llama(folder.resolve("model"));
+        Random random = new Random(5);
+        Map<String, AdapterWeights> modules = new LinkedHashMap<>();
+        modules.put("model.layers.0.self_attn.v_proj", new AdapterWeights(random(random, 4, 64), random(random, 32, 4)));
+        modules.put("model.layers.0.mlp.up_proj", new AdapterWeights(random(random, 9, 64), random(random, 96, 9)));
+        LoraConfig config = new LoraConfig(4, 12, 0, List.of("v_proj", "up_proj"), model.toString(), 0)
+                .withPatterns(Map.of("up_proj", 9), Map.of("up_proj", 6.0)).withVariant(true, false);
+        PeftAdapter.write(folder.resolve("adapter"), config, modules);
+        Path file = folder.resolve("a.gguf");
+        AdapterExport.run(folder.resolve("adapter"), model, file, GgmlType.F32);
+        GgufImport.run(file, folder.resolve("back"), new GgufImport.Options(null, null, model));
+        try (PeftAdapter back = PeftAdapter.open(folder.resolve("back"))) {
+            modules.forEach((module, w) -> {
+                assertThat(back.config().rank(module)).isEqualTo(config.rank(module));
+                float[] before = w.b().toFloats();
+                float[] after = back.modules().get(module).b().toFloats();
+                for (int i = 0; i < before.length; i++) {
+                    // Two roundings to float32.
+                    double expected = before[i] * config.scale(module);
+                    assertThat(after[i] * back.config().scale(module)).isCloseTo(expected,
+                            org.assertj.core.data.Offset.offset(Math.abs(expected) * 0x1p-22));
+                }
+            });
+        }
+        PeftAdapter.write(folder.resolve("whole"), config.withVariant(false, false).withPatterns(Map.of(), Map.of())
+                .withTrained(LoraConfig.Bias.NONE, List.of("lm_head")), Map.of("model.layers.0.self_attn.v_proj",
+                        modules.get("model.layers.0.self_attn.v_proj")), Map.of("lm_head.weight", random(random, 480,
+                                64)));
+        assertThatThrownBy(() -> AdapterExport.run(folder.resolve("whole"), model, folder.resolve("w.gguf"),
+                GgmlType.F32)).hasMessageContaining("lm_head").hasMessageContaining("merge it");
     }
 
     private static Tensor random(Random random, long rows, long cols) {
