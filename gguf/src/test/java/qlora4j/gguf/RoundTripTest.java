@@ -219,7 +219,8 @@ class RoundTripTest {
         Path model = TinyModel.llama(folder.resolve("model"));
         Random random = new Random(5);
         Map<String, AdapterWeights> modules = new LinkedHashMap<>();
-        modules.put("model.layers.0.self_attn.v_proj", new AdapterWeights(random(random, 4, 64), random(random, 32, 4)));
+        modules.put("model.layers.0.self_attn.v_proj",
+                new AdapterWeights(random(random, 4, 64), random(random, 32, 4)));
         modules.put("model.layers.0.mlp.up_proj", new AdapterWeights(random(random, 9, 64), random(random, 96, 9)));
         LoraConfig config = new LoraConfig(4, 12, 0, List.of("v_proj", "up_proj"), model.toString(), 0)
                 .withPatterns(Map.of("up_proj", 9), Map.of("up_proj", 6.0)).withVariant(true, false);
@@ -241,9 +242,11 @@ class RoundTripTest {
             });
         }
         PeftAdapter.write(folder.resolve("whole"), config.withVariant(false, false).withPatterns(Map.of(), Map.of())
-                .withTrained(LoraConfig.Bias.NONE, List.of("lm_head")), Map.of("model.layers.0.self_attn.v_proj",
-                        modules.get("model.layers.0.self_attn.v_proj")), Map.of("lm_head.weight", random(random, 480,
-                                64)));
+                .withTrained(LoraConfig.Bias.NONE, List.of("lm_head")),
+                Map.of("model.layers.0.self_attn.v_proj",
+                        modules.get("model.layers.0.self_attn.v_proj")),
+                Map.of("lm_head.weight", random(random, 480,
+                        64)));
         assertThatThrownBy(() -> AdapterExport.run(folder.resolve("whole"), model, folder.resolve("w.gguf"),
                 GgmlType.F32)).hasMessageContaining("lm_head").hasMessageContaining("merge it");
     }
