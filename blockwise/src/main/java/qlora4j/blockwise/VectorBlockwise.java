@@ -17,7 +17,7 @@ final class VectorBlockwise implements BlockwiseKernels {
     private final float[][] block;
     private final int[][] blockCodes;
     private final VectorGemm gemm;
-    private final VectorPanels.Scratch panelScratch;
+    private final VectorPanels.Scratch[] panelScratch;
     private final VectorFewRows fewRows;
 
     VectorBlockwise(Team team) {
@@ -28,7 +28,7 @@ final class VectorBlockwise implements BlockwiseKernels {
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
         blockCodes = new int[team.size()][QuantConfig.MAX_BLOCKSIZE];
         gemm = new VectorGemm(team);
-        panelScratch = new VectorPanels.Scratch(team.size());
+        panelScratch = VectorPanels.Scratch.of(team.size());
         fewRows = new VectorFewRows(team);
     }
 

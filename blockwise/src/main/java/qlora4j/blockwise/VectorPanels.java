@@ -1,12 +1,14 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
 import jdk.incubator.vector.VectorOperators;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Lanes;
 import qlora4j.tensor.VectorGemm;
+import qlora4j.tensor.VectorTranspose;
 
 /**
  * A quantized matrix W {@code [out, in]} delivered as float panels of W or of its transpose, rounded to the type that a
@@ -17,19 +19,22 @@ final class VectorPanels {
     /** Codes in a 32-bit word. */
     private static final int WORD = 8;
 
-    /** Memory that products of one backend share: a row for each thread. */
+    /** One thread's memory, which products of one backend share: L rows of W, and their transpose. */
     static final class Scratch {
-        private final float[][] rows;
-        private final int[][] words;
+        private final float[] rows = new float[L * VectorGemm.KC];
+        private final float[] columns = new float[L * VectorGemm.KC];
+        private final float[] scales = new float[L * VectorGemm.KC / QuantConfig.MIN_BLOCKSIZE];
+        private final VectorTranspose transpose = new VectorTranspose();
 
-        Scratch(int threads) {
-            rows = new float[threads][VectorGemm.KC];
-            words = new int[threads][VectorGemm.KC / WORD * L];
+        static Scratch[] of(int threads) {
+            Scratch[] s = new Scratch[threads];
+            Arrays.setAll(s, worker -> new Scratch());
+            return s;
         }
     }
 
     private final VectorCodec codec;
-    private final Scratch scratch;
+    private final Scratch[] scratch;
     private final DType compute;
     private final MemorySegment packed;
     private final Scales scales;
@@ -37,7 +42,7 @@ final class VectorPanels {
     private final int in;
     private final int out;
 
-    VectorPanels(QuantizedTensor w, VectorCodec codec, DType compute, Scratch scratch) {
+    VectorPanels(QuantizedTensor w, VectorCodec codec, DType compute, Scratch[] scratch) {
         this.codec = codec;
         this.compute = compute;
         this.scratch = scratch;
@@ -69,11 +74,24 @@ final class VectorPanels {
 
     /** Panels of W itself, {@code B[p][j] = W[p, j]}: the backward product. */
     VectorGemm.PanelSource rows() {
-        return (p0, pc, j0, jc, panel, ld, worker) -> {
-            for (int p = 0; p < pc; p++) {
-                decode((long) (p0 + p) * in + j0, jc, panel, p * ld);
-            }
-        };
+        // Then a panel's part of a row lies in one block.
+        return in % blocksize == 0 && blocksize % VectorGemm.NC == 0 ? this::fillWithinBlocks : this::fillByRuns;
+    }
+
+    private void fillByRuns(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
+        for (int p = 0; p < pc; p++) {
+            decode((long) (p0 + p) * in + j0, jc, panel, p * ld);
+        }
+    }
+
+    private void fillWithinBlocks(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
+        float[] scale = scratch[worker].rows;
+        long blocks = in / blocksize;
+        scales.get((long) p0 * blocks + j0 / blocksize, blocks, pc, scale, 0, 1);
+        codec.decodeRows(packed, ((long) p0 * in + j0) / 2, in / 2, pc, jc, scale, panel, ld);
+        for (int p = 0; p < pc; p++) {
+            VectorCodec.round(compute, panel, p * ld, jc);
+        }
     }
 
     /** Panels of W transposed, {@code B[p][j] = W[j, p]}: the forward product. */
@@ -83,37 +101,38 @@ final class VectorPanels {
     }
 
     private void fillByRows(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
-        float[] row = scratch.rows[worker];
-        for (int j = 0; j < jc; j++) {
-            decode((long) (j0 + j) * in + p0, pc, row, 0);
-            for (int p = 0; p < pc; p++) {
-                panel[p * ld + j] = row[p];
+        Scratch own = scratch[worker];
+        for (int j = 0; j < jc; j += L) {
+            int count = Math.min(L, jc - j);
+            for (int i = 0; i < count; i++) {
+                decode((long) (j0 + j + i) * in + p0, pc, own.rows, i * VectorGemm.KC);
             }
+            own.transpose.run(own.rows, 0, VectorGemm.KC, count, pc, panel, j, ld);
         }
     }
 
     /** Lanes run over rows of W: one word of each gives eight vectors, the same column of {@code L} rows each. */
     private void fillByWords(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
-        int[] words = scratch.words[worker];
-        float[] scale = scratch.rows[worker];
+        Scratch own = scratch[worker];
+        int words = pc / WORD;
         int run = Math.min(blocksize, pc);
+        int blocks = (pc + run - 1) / run;
         IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         for (int j = 0; j < jc; j += L) {
-            for (int lane = 0; lane < L; lane++) {
-                // Lanes beyond the last row deliver it again; nobody reads those columns.
-                long first = (long) Math.min(j0 + j + lane, out - 1) * in + p0;
-                for (int t = 0; t < pc / WORD; t++) {
-                    words[t * L + lane] = packed.get(Elements.INT, first / 2 + 4L * t);
-                }
-                for (int b = 0; b * run < pc; b++) {
-                    scale[b * L + lane] = scales.get((first + (long) b * run) / blocksize);
-                }
+            // Lanes beyond the last row keep what is there; nobody reads those columns.
+            int count = Math.min(L, jc - j);
+            for (int i = 0; i < count; i++) {
+                long first = (long) (j0 + j + i) * in + p0;
+                MemorySegment.copy(packed, Elements.FLOAT, first / 2, own.rows, i * VectorGemm.KC, words);
+                scales.get(first / blocksize, 1, blocks, own.scales, i, L);
             }
-            for (int b = 0; b * run < pc; b++) {
-                FloatVector s = FloatVector.fromArray(Lanes.F, scale, b * L);
+            own.transpose.run(own.rows, 0, VectorGemm.KC, count, words, own.columns, 0, L);
+            for (int b = 0; b < blocks; b++) {
+                FloatVector s = FloatVector.fromArray(Lanes.F, own.scales, b * L);
                 int end = Math.min(pc, (b + 1) * run);
                 for (int p = b * run; p < end; p += WORD) {
-                    expand(IntVector.fromArray(Lanes.I, words, p / WORD * L), s, t0, t1, t2, t3, panel, p * ld + j, ld);
+                    IntVector word = FloatVector.fromArray(Lanes.F, own.columns, p / WORD * L).reinterpretAsInts();
+                    expand(word, s, t0, t1, t2, t3, panel, p * ld + j, ld);
                 }
             }
         }

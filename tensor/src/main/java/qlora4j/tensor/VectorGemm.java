@@ -6,44 +6,74 @@ import jdk.incubator.vector.FloatVector;
 /**
  * The one tiled product of the cpu backend: {@code C [m, n] = alpha·A [m, k]·B [k, n]}, or added to C.
  *
- * <p>A is packed once into tiles of {@link #R} rows, so that the micro-kernel broadcasts its elements from consecutive
- * memory. B comes from a {@link PanelSource} in panels of {@link #KC} rows and {@link #NC} columns: copied, transposed,
- * converted or dequantized as it is needed, small enough to stay in the first-level cache while all rows of A pass by.
- * The micro-kernel holds R x 2 vectors of C in registers. A task of the team is one block of rows and one panel of
- * columns; every element of C is summed in the order of k by one task, so no result depends on the number of threads.
+ * <p>A is packed in pieces of {@link #KC} columns, so that the micro-kernel finds the elements of its rows at distances
+ * that are constants. B comes from a {@link PanelSource} in panels of {@link #KC} rows and {@link #NC} columns: copied,
+ * transposed, converted or dequantized as it is needed, small enough to stay in the first-level cache while the rows of
+ * A pass by. The micro-kernel ({@link VectorGemmTile}) holds its tile of C in registers. A task of the team is a block
+ * of rows and a few panels of columns; its piece of A and its sums stay in the second-level cache. Every element of C is
+ * summed in the order of k by one task, so no result depends on the number of threads.
  */
 public final class VectorGemm {
-    /** Rows of a tile. */
-    public static final int R = 6;
     /** Columns of a panel: two vectors. */
     public static final int NC = 2 * Lanes.L;
-    /** Rows of a panel. */
+    /** Rows of a panel, and columns of a piece of A. */
     public static final int KC = 256;
-    private static final int MAX_ROWS = 170 * R;
+    private static final int R = VectorGemmTile.R;
+    /** Most rows of a task: its piece of A is 516 KiB. */
+    private static final int MAX_ROWS = 86 * R;
     private static final int MIN_ROWS = 8 * R;
-    private static final int TASKS_PER_THREAD = 4;
+    /** Most panels of a task. */
+    private static final int MAX_PANELS = 8;
+    private static final int TASKS_PER_THREAD = 8;
+    /** Rows that are packed at a time. */
+    private static final int PACKED_ROWS = 2 * MAX_ROWS;
 
     private final Team team;
+    private final Scratch[] scratch;
     private float[] packed = new float[0];
-    private final float[][] panels;
-    private final float[][] sums;
+
+    /** One thread's memory. */
+    private static final class Scratch {
+        private final float[] panel = new float[KC * NC];
+        private final VectorTranspose transpose = new VectorTranspose();
+        private float[] sums = new float[0];
+        private float[] rows = new float[0];
+
+        private float[] sums(int length) {
+            if (sums.length < length) {
+                sums = new float[length];
+            }
+            return sums;
+        }
+
+        private float[] rows(int length) {
+            if (rows.length < length) {
+                rows = new float[length];
+            }
+            return rows;
+        }
+    }
 
     /** Delivers panels of B. */
     public interface PanelSource {
         /**
          * Writes {@code B[p0 + p][j0 + j]} to {@code panel[p * ld + j]} for p &lt; pc and j &lt; jc. What lies
-         * beyond jc in a row of the panel need not be written.
+         * beyond jc in a row of the panel, and in its rows beyond pc, may be anything.
          *
          * @param worker which thread of the team calls, for scratch memory of the source's own
          */
         void fill(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker);
     }
 
+    /** Where C goes: {@code c} is [m, n], or [n, m] when {@code transposed}. */
+    private record Target(Tensor c, boolean transposed, boolean accumulate) {
+    }
+
     /** A product engine with scratch memory of its own; one product at a time. */
     public VectorGemm(Team team) {
         this.team = team;
-        this.panels = new float[team.size()][KC * NC];
-        this.sums = new float[team.size()][];
+        this.scratch = new Scratch[team.size()];
+        Arrays.setAll(scratch, worker -> new Scratch());
     }
 
     /**
@@ -52,152 +82,152 @@ public final class VectorGemm {
      * @param a [m, k], or [k, m] when {@code transposedA}
      * @param c [m, n]
      */
-    public synchronized void multiply(Tensor a, boolean transposedA, float alpha, PanelSource b, int k, Tensor c,
+    public void multiply(Tensor a, boolean transposedA, float alpha, PanelSource b, int k, Tensor c,
             boolean accumulate) {
-        int m = c.rows();
-        int n = c.cols();
+        multiply(a, transposedA, alpha, b, k, c.rows(), c.cols(), new Target(c, false, accumulate));
+    }
+
+    /** The same with C transposed in memory: {@code c} is [n, m]. */
+    public void multiplyTransposed(Tensor a, boolean transposedA, float alpha, PanelSource b, int k, Tensor c,
+            boolean accumulate) {
+        multiply(a, transposedA, alpha, b, k, c.cols(), c.rows(), new Target(c, true, accumulate));
+    }
+
+    private synchronized void multiply(Tensor a, boolean transposedA, float alpha, PanelSource b, int k, int m, int n,
+            Target target) {
         if (m == 0 || n == 0) {
             return;
         }
-        int columnPanels = (n + NC - 1) / NC;
-        int rows = rowsPerTask(m, columnPanels);
-        for (int from = 0; from < m; from += MAX_ROWS) {
-            int count = Math.min(MAX_ROWS, m - from);
+        int panels = (n + NC - 1) / NC;
+        for (int first = 0; first < m; first += PACKED_ROWS) {
+            int from = first;
+            int count = Math.min(PACKED_ROWS, m - from);
             pack(a, transposedA, alpha, k, from, count);
+            int rows = rowsPerTask(count, panels);
             int rowBlocks = (count + rows - 1) / rows;
-            int first = from;
-            team.run(rowBlocks * columnPanels, (task, worker) -> {
-                int i0 = task / columnPanels * rows;
-                block(b, k, i0, Math.min(rows, count - i0), first + i0, task % columnPanels * NC, c, accumulate,
+            int wide = Math.clamp(panels * rowBlocks / (TASKS_PER_THREAD * team.size()), 1, MAX_PANELS);
+            int columnBlocks = (panels + wide - 1) / wide;
+            team.run(rowBlocks * columnBlocks, (task, worker) -> {
+                int i0 = task / columnBlocks * rows;
+                int j0 = task % columnBlocks * wide * NC;
+                float[] sums = block(b, k, i0, Math.min(rows, count - i0), count, j0, Math.min(wide * NC, n - j0),
                         worker);
+                write(sums, from + i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, n - j0), target,
+                        scratch[worker]);
             });
         }
     }
 
-    private int rowsPerTask(int m, int columnPanels) {
+    private int rowsPerTask(int m, int panels) {
         int wanted = team.size() == 1 ? 1 : TASKS_PER_THREAD * team.size();
-        int blocks = Math.max(1, (wanted + columnPanels - 1) / columnPanels);
+        int blocks = Math.max((m + MAX_ROWS - 1) / MAX_ROWS, (wanted + panels - 1) / panels);
         int rows = (m + blocks - 1) / blocks;
-        return Math.clamp((rows + R - 1) / R * R, MIN_ROWS, MAX_ROWS);
+        return Math.clamp(roundUp(rows, 2 * R), MIN_ROWS, MAX_ROWS);
     }
 
-    /** packed[(tile * k + p) * R + r] = alpha * A[from + tile * R + r][p], zero beyond the last row. */
+    private static int roundUp(int n, int step) {
+        return (n + step - 1) / step * step;
+    }
+
+    /**
+     * Piece c of A, its columns from {@code p0 = c * KC} on:
+     * {@code packed[(c * rows + i) * KC + p] = alpha * A[from + i][p0 + p]}, zero in the rows beyond the last; rows is
+     * {@code count} rounded up to whole tiles.
+     */
     private void pack(Tensor a, boolean transposed, float alpha, int k, int from, int count) {
-        int tiles = (count + R - 1) / R;
-        int needed = Math.multiplyExact(tiles * R, k);
-        if (packed.length < needed) {
-            packed = new float[needed];
+        int rows = roundUp(count, R);
+        int pieces = (k + KC - 1) / KC;
+        int needed = Math.multiplyExact(Math.multiplyExact(rows, pieces), KC);
+        if (packed.length < needed + Lanes.L * KC) {
+            packed = new float[needed + Lanes.L * KC];
         }
         float[] out = packed;
-        team.run(tiles, (tile, worker) -> {
-            int valid = Math.min(R, count - tile * R);
-            int base = tile * R * k;
-            float[] row = sums(worker, Math.max(k, R));
+        int strips = (rows + MIN_ROWS - 1) / MIN_ROWS;
+        team.run(pieces * strips, (task, worker) -> {
+            int p0 = task / strips * KC;
+            int pc = Math.min(KC, k - p0);
+            int i0 = task % strips * MIN_ROWS;
+            int base = task / strips * rows * KC;
+            int end = Math.min(i0 + MIN_ROWS, rows);
+            int valid = Math.min(end, count);
             if (transposed) {
-                int m = a.cols();
-                for (int p = 0; p < k; p++) {
-                    Floats.load(a, (long) p * m + from + tile * R, valid, row, 0);
-                    for (int r = 0; r < R; r++) {
-                        out[base + p * R + r] = r < valid ? alpha * row[r] : 0;
-                    }
-                }
-                return;
+                packTransposed(a, from + i0, valid - i0, p0, pc, out, base + i0 * KC, scratch[worker]);
             }
-            for (int r = 0; r < R; r++) {
-                if (r < valid) {
-                    Floats.load(a, (long) (from + tile * R + r) * k, k, row, 0);
-                } else {
-                    Arrays.fill(row, 0, k, 0f);
+            for (int i = i0; i < end; i++) {
+                int at = base + i * KC;
+                if (i >= valid) {
+                    Arrays.fill(out, at, at + pc, 0f);
+                } else if (!transposed) {
+                    Floats.load(a, (long) (from + i) * k + p0, pc, out, at);
                 }
-                for (int p = 0; p < k; p++) {
-                    out[base + p * R + r] = alpha * row[p];
-                }
+                scale(out, at, pc, alpha);
             }
         });
     }
 
-    private float[] sums(int worker, int length) {
-        if (sums[worker] == null || sums[worker].length < length) {
-            sums[worker] = new float[Math.max(length, MIN_ROWS * NC)];
+    private static void packTransposed(Tensor a, int i0, int n, int p0, int pc, float[] out, int at, Scratch own) {
+        int ld = roundUp(n, Lanes.L);
+        float[] rows = own.rows(roundUp(pc, Lanes.L) * ld);
+        for (int p = 0; p < pc; p++) {
+            Floats.load(a, (long) (p0 + p) * a.cols() + i0, n, rows, p * ld);
         }
-        return sums[worker];
+        own.transpose.run(rows, 0, ld, pc, n, out, at, KC);
     }
 
-    /** Rows {@code i0 …} of the packed block times one panel column of B, written to C from row {@code c0}. */
-    private void block(PanelSource b, int k, int i0, int count, int c0, int j0, Tensor c, boolean accumulate,
-            int worker) {
-        int n = c.cols();
-        int jc = Math.min(NC, n - j0);
-        int tiles = (count + R - 1) / R;
-        float[] panel = panels[worker];
-        float[] sum = sums(worker, tiles * R * NC);
-        Arrays.fill(sum, 0, tiles * R * NC, 0f);
-        if (jc < NC) {
-            Arrays.fill(panel, 0f);
-        }
-        for (int p0 = 0; p0 < k; p0 += KC) {
-            int pc = Math.min(KC, k - p0);
-            b.fill(p0, pc, j0, jc, panel, NC, worker);
-            for (int t = 0; t < tiles; t++) {
-                tile(packed, ((i0 / R + t) * k + p0) * R, panel, pc, sum, t * R * NC);
+    private static void scale(float[] x, int at, int n, float alpha) {
+        if (alpha != 1) {
+            for (int i = at; i < at + n; i++) {
+                x[i] *= alpha;
             }
         }
+    }
+
+    /** {@code count} packed rows from {@code i0} on times the columns of B from {@code j0} on: sums by panels. */
+    private float[] block(PanelSource b, int k, int i0, int count, int packedRows, int j0, int columns, int worker) {
+        Scratch own = scratch[worker];
+        float[] panel = own.panel;
+        int rows = roundUp(count, R);
+        int stride = rows * NC;
+        int panels = (columns + NC - 1) / NC;
+        float[] sums = own.sums(panels * stride);
+        Arrays.fill(sums, 0, panels * stride, 0f);
+        for (int p0 = 0; p0 < k; p0 += KC) {
+            int pc = Math.min(KC, k - p0);
+            int a = (p0 / KC * roundUp(packedRows, R) + i0) * KC;
+            for (int v = 0; v < panels; v++) {
+                b.fill(p0, pc, j0 + v * NC, Math.min(NC, columns - v * NC), panel, NC, worker);
+                VectorGemmTile.rows(packed, a, panel, pc, sums, v * stride, rows);
+            }
+        }
+        return sums;
+    }
+
+    private static void write(float[] sums, int i0, int count, int j0, int columns, Target target, Scratch own) {
+        int stride = roundUp(count, R) * NC;
+        Tensor c = target.c;
+        if (target.transposed) {
+            float[] column = own.rows(count);
+            for (int j = 0; j < columns; j++) {
+                int at = j / NC * stride + j % NC;
+                for (int i = 0; i < count; i++) {
+                    column[i] = sums[at + i * NC];
+                }
+                store(column, 0, count, c, (long) (j0 + j) * c.cols() + i0, target.accumulate);
+            }
+            return;
+        }
         for (int i = 0; i < count; i++) {
-            write(sum, i * NC, jc, c, (long) (c0 + i) * n + j0, accumulate);
+            for (int j = 0; j < columns; j += NC) {
+                store(sums, j / NC * stride + i * NC, Math.min(NC, columns - j), c, (long) (i0 + i) * c.cols() + j0 + j,
+                        target.accumulate);
+            }
         }
     }
 
-    private static void write(float[] sum, int at, int jc, Tensor c, long to, boolean accumulate) {
+    private static void store(float[] sums, int at, int n, Tensor c, long to, boolean accumulate) {
         if (accumulate) {
-            Floats.add(c, to, jc, sum, at);
+            Floats.add(c, to, n, sums, at);
         }
-        Floats.store(sum, at, jc, c, to);
-    }
-
-    /** The micro-kernel: C tile (R rows, two vectors) += A tile (pc columns of R) times panel (pc rows). */
-    private static void tile(float[] a, int ao, float[] b, int pc, float[] c, int co) {
-        FloatVector c00 = load(c, co, 0, 0), c01 = load(c, co, 0, 1);
-        FloatVector c10 = load(c, co, 1, 0), c11 = load(c, co, 1, 1);
-        FloatVector c20 = load(c, co, 2, 0), c21 = load(c, co, 2, 1);
-        FloatVector c30 = load(c, co, 3, 0), c31 = load(c, co, 3, 1);
-        FloatVector c40 = load(c, co, 4, 0), c41 = load(c, co, 4, 1);
-        FloatVector c50 = load(c, co, 5, 0), c51 = load(c, co, 5, 1);
-        for (int p = 0, at = ao, bo = 0; p < pc; p++, at += R, bo += NC) {
-            FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
-            FloatVector b1 = FloatVector.fromArray(Lanes.F, b, bo + Lanes.L);
-            FloatVector x = FloatVector.broadcast(Lanes.F, a[at]);
-            c00 = x.fma(b0, c00);
-            c01 = x.fma(b1, c01);
-            x = FloatVector.broadcast(Lanes.F, a[at + 1]);
-            c10 = x.fma(b0, c10);
-            c11 = x.fma(b1, c11);
-            x = FloatVector.broadcast(Lanes.F, a[at + 2]);
-            c20 = x.fma(b0, c20);
-            c21 = x.fma(b1, c21);
-            x = FloatVector.broadcast(Lanes.F, a[at + 3]);
-            c30 = x.fma(b0, c30);
-            c31 = x.fma(b1, c31);
-            x = FloatVector.broadcast(Lanes.F, a[at + 4]);
-            c40 = x.fma(b0, c40);
-            c41 = x.fma(b1, c41);
-            x = FloatVector.broadcast(Lanes.F, a[at + 5]);
-            c50 = x.fma(b0, c50);
-            c51 = x.fma(b1, c51);
-        }
-        store(c00, c01, c, co, 0);
-        store(c10, c11, c, co, 1);
-        store(c20, c21, c, co, 2);
-        store(c30, c31, c, co, 3);
-        store(c40, c41, c, co, 4);
-        store(c50, c51, c, co, 5);
-    }
-
-    private static FloatVector load(float[] c, int co, int r, int v) {
-        return FloatVector.fromArray(Lanes.F, c, co + r * NC + v * Lanes.L);
-    }
-
-    private static void store(FloatVector v0, FloatVector v1, float[] c, int co, int r) {
-        v0.intoArray(c, co + r * NC);
-        v1.intoArray(c, co + r * NC + Lanes.L);
+        Floats.store(sums, at, n, c, to);
     }
 }

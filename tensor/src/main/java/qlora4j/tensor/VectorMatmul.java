@@ -1,5 +1,6 @@
 package qlora4j.tensor;
 
+import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 
 /** Dense products on the tiled {@link VectorGemm}; few rows (decoding) as dot products along the weight's rows. */
@@ -11,11 +12,20 @@ public final class VectorMatmul implements MatmulKernels {
     private final Team team;
     private final VectorGemm gemm;
     private final float[][] rowScratch;
+    private final Strip[] strips;
+
+    /** One thread's L rows of a weight that are to become columns of a panel. */
+    private static final class Strip {
+        private final float[] rows = new float[Lanes.L * VectorGemm.KC];
+        private final VectorTranspose transpose = new VectorTranspose();
+    }
 
     VectorMatmul(Team team) {
         this.team = team;
         this.gemm = new VectorGemm(team);
         this.rowScratch = new float[team.size()][0];
+        this.strips = new Strip[team.size()];
+        Arrays.setAll(strips, worker -> new Strip());
     }
 
     @Override
@@ -24,17 +34,7 @@ public final class VectorMatmul implements MatmulKernels {
             ntFewRows(x, w, alpha, y, accumulate);
             return;
         }
-        int k = w.cols();
-        float[][] rows = scratch(VectorGemm.KC);
-        gemm.multiply(x, false, alpha, (p0, pc, j0, jc, panel, ld, worker) -> {
-            float[] row = rows[worker];
-            for (int j = 0; j < jc; j++) {
-                Floats.load(w, (long) (j0 + j) * k + p0, pc, row, 0);
-                for (int p = 0; p < pc; p++) {
-                    panel[p * ld + j] = row[p];
-                }
-            }
-        }, k, y, accumulate);
+        gemm.multiply(x, false, alpha, columnsOf(w), w.cols(), y, accumulate);
     }
 
     @Override
@@ -44,7 +44,26 @@ public final class VectorMatmul implements MatmulKernels {
 
     @Override
     public void tn(Stream s, Tensor dy, Tensor x, float alpha, Tensor dw, boolean accumulate) {
-        gemm.multiply(dy, true, alpha, rowsOf(x), x.rows(), dw, accumulate);
+        // Packing transposes, panels are copied: the narrower matrix is packed.
+        if (dy.cols() <= x.cols()) {
+            gemm.multiply(dy, true, alpha, rowsOf(x), x.rows(), dw, accumulate);
+        } else {
+            gemm.multiplyTransposed(x, true, alpha, rowsOf(dy), x.rows(), dw, accumulate);
+        }
+    }
+
+    private VectorGemm.PanelSource columnsOf(Tensor w) {
+        int k = w.cols();
+        return (p0, pc, j0, jc, panel, ld, worker) -> {
+            Strip own = strips[worker];
+            for (int j = 0; j < jc; j += Lanes.L) {
+                int count = Math.min(Lanes.L, jc - j);
+                for (int i = 0; i < count; i++) {
+                    Floats.load(w, (long) (j0 + j + i) * k + p0, pc, own.rows, i * VectorGemm.KC);
+                }
+                own.transpose.run(own.rows, 0, VectorGemm.KC, count, pc, panel, j, ld);
+            }
+        };
     }
 
     private static VectorGemm.PanelSource rowsOf(Tensor b) {
