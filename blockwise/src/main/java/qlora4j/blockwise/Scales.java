@@ -25,10 +25,10 @@ final class Scales {
         return value * absmax2.get(Elements.FLOAT, 4 * (j / QuantConfig.NESTED_BLOCKSIZE)) + offset;
     }
 
-    /** The constants of {@code n} blocks from {@code first}, {@code step} apart, to {@code out[at + i * stride]}. */
-    void get(long first, long step, int n, float[] out, int at, int stride) {
+    /** The constants of {@code n} blocks from {@code first} on, to {@code out[at + i * stride]}. */
+    void get(long first, int n, float[] out, int at, int stride) {
         for (int i = 0; i < n; i++) {
-            out[at + i * stride] = get(first + i * step);
+            out[at + i * stride] = get(first + i);
         }
     }
 }

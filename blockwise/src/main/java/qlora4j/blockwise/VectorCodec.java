@@ -123,30 +123,6 @@ final class VectorCodec {
         }
     }
 
-    /**
-     * Dequantizes the same columns of consecutive rows, each within one block.
-     *
-     * @param offset the byte of the first row's first element
-     * @param bytesPerRow from one row's to the next
-     * @param cols even, or the last elements of rows
-     * @param scales each row's constant
-     * @param target row i goes to {@code target[i * ld …]}
-     */
-    void decodeRows(MemorySegment packed, long offset, int bytesPerRow, int rows, int cols, float[] scales,
-            float[] target, int ld) {
-        IntVector t0 = table(0), t1 = table(1), t2 = table(2), t3 = table(3);
-        int whole = cols / L * L;
-        for (int r = 0; r < rows; r++) {
-            long from = offset + (long) r * bytesPerRow;
-            for (int i = 0; i < whole; i += L) {
-                values(nibbles(packed, from + i / 2), t0, t1, t2, t3).mul(scales[r]).intoArray(target, r * ld + i);
-            }
-            for (int i = whole; i < cols; i++) {
-                target[r * ld + i] = value(packed, 2 * from + i) * scales[r];
-            }
-        }
-    }
-
     /** The codebook's value of one element. */
     float value(MemorySegment packed, long element) {
         return codebook.value(Nibbles.code(packed.get(Elements.BYTE, element / 2), element));

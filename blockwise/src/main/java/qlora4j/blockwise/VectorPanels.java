@@ -16,6 +16,7 @@ import qlora4j.tensor.VectorTranspose;
  */
 final class VectorPanels {
     private static final int L = Lanes.L;
+    private static final int NC = VectorGemm.NC;
     /** Codes in a 32-bit word. */
     private static final int WORD = 8;
 
@@ -55,12 +56,12 @@ final class VectorPanels {
 
     /** Elements {@code first .. first + n} of the flattened matrix, wherever blocks and bytes begin. */
     void decode(long first, int n, float[] target, int at) {
+        long block = first / blocksize;
         int done = 0;
         while (done < n) {
             long i = first + done;
-            long block = i / blocksize;
             float scale = scales.get(block);
-            int run = (int) Math.min(n - done, (block + 1) * blocksize - i);
+            int run = (int) Math.min(n - done, ++block * blocksize - i);
             if (i % 2 == 1) {
                 target[at + done] = codec.value(packed, i) * scale;
                 codec.decode(packed, i + 1, run - 1, scale, target, at + done + 1);
@@ -74,24 +75,15 @@ final class VectorPanels {
 
     /** Panels of W itself, {@code B[p][j] = W[p, j]}: the backward product. */
     VectorGemm.PanelSource rows() {
-        // Then a panel's part of a row lies in one block.
-        return in % blocksize == 0 && blocksize % VectorGemm.NC == 0 ? this::fillWithinBlocks : this::fillByRuns;
-    }
-
-    private void fillByRuns(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
-        for (int p = 0; p < pc; p++) {
-            decode((long) (p0 + p) * in + j0, jc, panel, p * ld);
-        }
-    }
-
-    private void fillWithinBlocks(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
-        float[] scale = scratch[worker].rows;
-        long blocks = in / blocksize;
-        scales.get((long) p0 * blocks + j0 / blocksize, blocks, pc, scale, 0, 1);
-        codec.decodeRows(packed, ((long) p0 * in + j0) / 2, in / 2, pc, jc, scale, panel, ld);
-        for (int p = 0; p < pc; p++) {
-            VectorCodec.round(compute, panel, p * ld, jc);
-        }
+        return (p0, pc, j0, jc, panels, worker) -> {
+            float[] row = scratch[worker].rows;
+            for (int p = 0; p < pc; p++) {
+                decode((long) (p0 + p) * in + j0, jc, row, 0);
+                for (int j = 0, at = p * NC; j < jc; j += L) {
+                    FloatVector.fromArray(Lanes.F, row, j).intoArray(panels, at + j / NC * VectorGemm.PANEL + j % NC);
+                }
+            }
+        };
     }
 
     /** Panels of W transposed, {@code B[p][j] = W[j, p]}: the forward product. */
@@ -100,19 +92,24 @@ final class VectorPanels {
         return in % blocksize == 0 ? this::fillByWords : this::fillByRows;
     }
 
-    private void fillByRows(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
+    private void fillByRows(int p0, int pc, int j0, int jc, float[] panels, int worker) {
         Scratch own = scratch[worker];
         for (int j = 0; j < jc; j += L) {
             int count = Math.min(L, jc - j);
             for (int i = 0; i < count; i++) {
                 decode((long) (j0 + j + i) * in + p0, pc, own.rows, i * VectorGemm.KC);
             }
-            own.transpose.run(own.rows, 0, VectorGemm.KC, count, pc, panel, j, ld);
+            own.transpose.run(own.rows, 0, VectorGemm.KC, count, pc, panels, column(j), NC);
         }
     }
 
+    /** Where column j of the panels begins. */
+    private static int column(int j) {
+        return j / NC * VectorGemm.PANEL + j % NC;
+    }
+
     /** Lanes run over rows of W: one word of each gives eight vectors, the same column of {@code L} rows each. */
-    private void fillByWords(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker) {
+    private void fillByWords(int p0, int pc, int j0, int jc, float[] panels, int worker) {
         Scratch own = scratch[worker];
         int words = pc / WORD;
         int run = Math.min(blocksize, pc);
@@ -123,8 +120,8 @@ final class VectorPanels {
             int count = Math.min(L, jc - j);
             for (int i = 0; i < count; i++) {
                 long first = (long) (j0 + j + i) * in + p0;
-                MemorySegment.copy(packed, Elements.FLOAT, first / 2, own.rows, i * VectorGemm.KC, words);
-                scales.get(first / blocksize, 1, blocks, own.scales, i, L);
+                Lanes.load(packed, first / 2, words, own.rows, i * VectorGemm.KC);
+                scales.get(first / blocksize, blocks, own.scales, i, L);
             }
             own.transpose.run(own.rows, 0, VectorGemm.KC, count, words, own.columns, 0, L);
             for (int b = 0; b < blocks; b++) {
@@ -132,12 +129,14 @@ final class VectorPanels {
                 int end = Math.min(pc, (b + 1) * run);
                 for (int p = b * run; p < end; p += WORD) {
                     IntVector word = FloatVector.fromArray(Lanes.F, own.columns, p / WORD * L).reinterpretAsInts();
-                    expand(word, s, t0, t1, t2, t3, panel, p * ld + j, ld);
+                    expand(word, s, t0, t1, t2, t3, panels, column(j) + p * NC, NC);
                 }
             }
         }
-        for (int p = 0; p < pc; p++) {
-            VectorCodec.round(compute, panel, p * ld, jc);
+        if (compute != DType.F32) {
+            for (int j = 0; j < jc; j += NC) {
+                VectorCodec.round(compute, panels, column(j), pc * NC);
+            }
         }
     }
 

@@ -11,8 +11,6 @@ import java.nio.ByteOrder;
 public final class Floats {
     private static final ValueLayout.OfShort SHORT = ValueLayout.JAVA_SHORT_UNALIGNED
             .withOrder(ByteOrder.LITTLE_ENDIAN);
-    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED
-            .withOrder(ByteOrder.LITTLE_ENDIAN);
 
     private Floats() {
     }
@@ -26,7 +24,7 @@ public final class Floats {
     public static void load(Tensor t, long from, int n, float[] out, int at) {
         MemorySegment d = t.data();
         switch (t.dtype()) {
-            case F32 -> MemorySegment.copy(d, FLOAT, from * 4, out, at, n);
+            case F32 -> Lanes.load(d, from * 4, n, out, at);
             case BF16 -> {
                 for (int i = 0; i < n; i++) {
                     out[at + i] = DType.bf16ToFloat(d.get(SHORT, (from + i) * 2));
@@ -58,7 +56,7 @@ public final class Floats {
     public static void store(float[] in, int at, int n, Tensor t, long from) {
         MemorySegment d = t.data();
         switch (t.dtype()) {
-            case F32 -> MemorySegment.copy(in, at, d, FLOAT, from * 4, n);
+            case F32 -> Lanes.store(in, at, n, d, from * 4);
             case BF16 -> {
                 for (int i = 0; i < n; i++) {
                     d.set(SHORT, (from + i) * 2, DType.floatToBf16(in[at + i]));

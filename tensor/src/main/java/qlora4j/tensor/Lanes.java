@@ -81,6 +81,31 @@ public final class Lanes {
         return IntVector.zero(I).addIndex(1);
     }
 
+    /**
+     * Copies {@code n} 32-bit values of {@code d}, from a byte offset on, to {@code out[at …]}. For rows of panels and
+     * heads, a few vectors long, this is several times as fast as {@link MemorySegment#copy}.
+     */
+    public static void load(MemorySegment d, long offset, int n, float[] out, int at) {
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            FloatVector.fromMemorySegment(F, d, offset + 4L * i, ByteOrder.LITTLE_ENDIAN).intoArray(out, at + i);
+        }
+        for (; i < n; i++) {
+            out[at + i] = d.get(FLOAT, offset + 4L * i);
+        }
+    }
+
+    /** Copies {@code in[at …]}, {@code n} values, to {@code d} from a byte offset on. */
+    static void store(float[] in, int at, int n, MemorySegment d, long offset) {
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            FloatVector.fromArray(F, in, at + i).intoMemorySegment(d, offset + 4L * i, ByteOrder.LITTLE_ENDIAN);
+        }
+        for (; i < n; i++) {
+            d.set(FLOAT, offset + 4L * i, in[at + i]);
+        }
+    }
+
     /** Adds {@code n} float32 values of {@code d}, from a byte offset on, to {@code sum[at …]}. */
     static void add(MemorySegment d, long offset, int n, float[] sum, int at) {
         int i = 0;

@@ -1,7 +1,6 @@
 package qlora4j.tensor;
 
 import java.util.Arrays;
-import jdk.incubator.vector.FloatVector;
 
 /**
  * The one tiled product of the cpu backend: {@code C [m, n] = alpha·A [m, k]·B [k, n]}, or added to C.
@@ -17,13 +16,16 @@ public final class VectorGemm {
     /** Columns of a panel: two vectors. */
     public static final int NC = 2 * Lanes.L;
     /** Rows of a panel, and columns of a piece of A. */
-    public static final int KC = 256;
+    public static final int KC = 192;
+    /** Floats of a panel. */
+    public static final int PANEL = KC * NC;
     private static final int R = VectorGemmTile.R;
-    /** Most rows of a task: its piece of A is 516 KiB. */
+    /** Most rows of a task: its piece of A is 387 KiB. */
     private static final int MAX_ROWS = 86 * R;
     private static final int MIN_ROWS = 8 * R;
-    /** Most panels of a task. */
-    private static final int MAX_PANELS = 8;
+    /** Most columns of a task: its panels are 192 KiB, its sums 516. */
+    public static final int MAX_COLUMNS = 256;
+    private static final int MAX_PANELS = MAX_COLUMNS / NC;
     private static final int TASKS_PER_THREAD = 8;
     /** Rows that are packed at a time. */
     private static final int PACKED_ROWS = 2 * MAX_ROWS;
@@ -34,7 +36,7 @@ public final class VectorGemm {
 
     /** One thread's memory. */
     private static final class Scratch {
-        private final float[] panel = new float[KC * NC];
+        private final float[] panels = new float[MAX_COLUMNS * KC];
         private final VectorTranspose transpose = new VectorTranspose();
         private float[] sums = new float[0];
         private float[] rows = new float[0];
@@ -57,12 +59,13 @@ public final class VectorGemm {
     /** Delivers panels of B. */
     public interface PanelSource {
         /**
-         * Writes {@code B[p0 + p][j0 + j]} to {@code panel[p * ld + j]} for p &lt; pc and j &lt; jc. What lies
-         * beyond jc in a row of the panel, and in its rows beyond pc, may be anything.
+         * Delivers {@code B[p0 + p][j0 + j]} for p &lt; pc and j &lt; jc, at most {@link #MAX_COLUMNS} columns: to
+         * {@code panels[j / NC * PANEL + p * NC + j % NC]}. What lies beyond jc in a row of the last panel, and in the
+         * rows beyond pc, may be anything.
          *
          * @param worker which thread of the team calls, for scratch memory of the source's own
          */
-        void fill(int p0, int pc, int j0, int jc, float[] panel, int ld, int worker);
+        void fill(int p0, int pc, int j0, int jc, float[] panels, int worker);
     }
 
     /** Where C goes: {@code c} is [m, n], or [n, m] when {@code transposed}. */
@@ -185,7 +188,6 @@ public final class VectorGemm {
     /** {@code count} packed rows from {@code i0} on times the columns of B from {@code j0} on: sums by panels. */
     private float[] block(PanelSource b, int k, int i0, int count, int packedRows, int j0, int columns, int worker) {
         Scratch own = scratch[worker];
-        float[] panel = own.panel;
         int rows = roundUp(count, R);
         int stride = rows * NC;
         int panels = (columns + NC - 1) / NC;
@@ -194,9 +196,9 @@ public final class VectorGemm {
         for (int p0 = 0; p0 < k; p0 += KC) {
             int pc = Math.min(KC, k - p0);
             int a = (p0 / KC * roundUp(packedRows, R) + i0) * KC;
+            b.fill(p0, pc, j0, columns, own.panels, worker);
             for (int v = 0; v < panels; v++) {
-                b.fill(p0, pc, j0 + v * NC, Math.min(NC, columns - v * NC), panel, NC, worker);
-                VectorGemmTile.rows(packed, a, panel, pc, sums, v * stride, rows);
+                VectorGemmTile.rows(packed, a, own.panels, v * PANEL, pc, sums, v * stride, rows);
             }
         }
         return sums;

@@ -20,31 +20,31 @@ final class VectorGemmTile {
     }
 
     /**
-     * {@code c[i * NC + j] += Σ a[i * KC + p]·b[p * NC + j]} for p &lt; pc, i &lt; rows, j &lt; NC, in the order of p.
+     * {@code c[co + i * NC + j] += Σ a[ao + i * KC + p]·b[bs + p * NC + j]} for p &lt; pc, i &lt; rows, j &lt; NC, in the order of p.
      *
      * @param rows a multiple of R
      */
-    static void rows(float[] a, int ao, float[] b, int pc, float[] c, int co, int rows) {
+    static void rows(float[] a, int ao, float[] b, int bs, int pc, float[] c, int co, int rows) {
         int i = 0;
         if (PAIRS) {
             for (; i + 2 * R <= rows; i += 2 * R) {
-                twoTiles(a, ao + i * KC, b, pc, c, co + i * NC);
+                twoTiles(a, ao + i * KC, b, bs, pc, c, co + i * NC);
             }
         }
         for (; i < rows; i += R) {
-            tile(a, ao + i * KC, b, pc, c, co + i * NC);
+            tile(a, ao + i * KC, b, bs, pc, c, co + i * NC);
         }
     }
 
     /** R rows and two vectors of C. */
-    private static void tile(float[] a, int ao, float[] b, int pc, float[] c, int co) {
+    private static void tile(float[] a, int ao, float[] b, int bs, int pc, float[] c, int co) {
         FloatVector c00 = load(c, co, 0, 0), c01 = load(c, co, 0, 1);
         FloatVector c10 = load(c, co, 1, 0), c11 = load(c, co, 1, 1);
         FloatVector c20 = load(c, co, 2, 0), c21 = load(c, co, 2, 1);
         FloatVector c30 = load(c, co, 3, 0), c31 = load(c, co, 3, 1);
         FloatVector c40 = load(c, co, 4, 0), c41 = load(c, co, 4, 1);
         FloatVector c50 = load(c, co, 5, 0), c51 = load(c, co, 5, 1);
-        for (int p = 0, at = ao, bo = 0; p < pc; p++, at++, bo += NC) {
+        for (int p = 0, at = ao, bo = bs; p < pc; p++, at++, bo += NC) {
             FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
             FloatVector b1 = FloatVector.fromArray(Lanes.F, b, bo + Lanes.L);
             FloatVector x = FloatVector.broadcast(Lanes.F, a[at]);
@@ -75,7 +75,7 @@ final class VectorGemmTile {
     }
 
     /** 2·R rows and two vectors of C. Written without helpers: it is near the limit of what the compiler inlines. */
-    private static void twoTiles(float[] a, int ao, float[] b, int pc, float[] c, int co) {
+    private static void twoTiles(float[] a, int ao, float[] b, int bs, int pc, float[] c, int co) {
         FloatVector c00 = FloatVector.fromArray(Lanes.F, c, co);
         FloatVector c01 = FloatVector.fromArray(Lanes.F, c, co + L);
         FloatVector c10 = FloatVector.fromArray(Lanes.F, c, co + NC);
@@ -100,7 +100,7 @@ final class VectorGemmTile {
         FloatVector c101 = FloatVector.fromArray(Lanes.F, c, co + 10 * NC + L);
         FloatVector c110 = FloatVector.fromArray(Lanes.F, c, co + 11 * NC);
         FloatVector c111 = FloatVector.fromArray(Lanes.F, c, co + 11 * NC + L);
-        for (int p = 0, at = ao, bo = 0; p < pc; p++, at++, bo += NC) {
+        for (int p = 0, at = ao, bo = bs; p < pc; p++, at++, bo += NC) {
             FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
             FloatVector b1 = FloatVector.fromArray(Lanes.F, b, bo + L);
             FloatVector x = FloatVector.broadcast(Lanes.F, a[at]);

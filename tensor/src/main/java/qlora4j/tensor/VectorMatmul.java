@@ -54,23 +54,27 @@ public final class VectorMatmul implements MatmulKernels {
 
     private VectorGemm.PanelSource columnsOf(Tensor w) {
         int k = w.cols();
-        return (p0, pc, j0, jc, panel, ld, worker) -> {
+        return (p0, pc, j0, jc, panels, worker) -> {
             Strip own = strips[worker];
             for (int j = 0; j < jc; j += Lanes.L) {
                 int count = Math.min(Lanes.L, jc - j);
                 for (int i = 0; i < count; i++) {
                     Floats.load(w, (long) (j0 + j + i) * k + p0, pc, own.rows, i * VectorGemm.KC);
                 }
-                own.transpose.run(own.rows, 0, VectorGemm.KC, count, pc, panel, j, ld);
+                own.transpose.run(own.rows, 0, VectorGemm.KC, count, pc, panels,
+                        j / VectorGemm.NC * VectorGemm.PANEL + j % VectorGemm.NC, VectorGemm.NC);
             }
         };
     }
 
     private static VectorGemm.PanelSource rowsOf(Tensor b) {
         int n = b.cols();
-        return (p0, pc, j0, jc, panel, ld, worker) -> {
+        return (p0, pc, j0, jc, panels, worker) -> {
             for (int p = 0; p < pc; p++) {
-                Floats.load(b, (long) (p0 + p) * n + j0, jc, panel, p * ld);
+                long row = (long) (p0 + p) * n + j0;
+                for (int j = 0, at = p * VectorGemm.NC; j < jc; j += VectorGemm.NC, at += VectorGemm.PANEL) {
+                    Floats.load(b, row + j, Math.min(VectorGemm.NC, jc - j), panels, at);
+                }
             }
         };
     }
