@@ -27,8 +27,22 @@ final class Scales {
 
     /** The constants of {@code n} blocks from {@code first} on, to {@code out[at + i * stride]}. */
     void get(long first, int n, float[] out, int at, int stride) {
-        for (int i = 0; i < n; i++) {
-            out[at + i * stride] = get(first + i);
+        if (!nested) {
+            for (int i = 0; i < n; i++) {
+                out[at + i * stride] = absmax.get(Elements.FLOAT, 4 * (first + i));
+            }
+            return;
+        }
+        int done = 0;
+        while (done < n) {
+            long j = first + done;
+            long group = j / QuantConfig.NESTED_BLOCKSIZE;
+            float second = absmax2.get(Elements.FLOAT, 4 * group);
+            int end = (int) Math.min(n, (group + 1) * QuantConfig.NESTED_BLOCKSIZE - first);
+            for (; done < end; done++) {
+                out[at + done * stride] = DynamicMap.SIGNED.value(absmax.get(Elements.BYTE, first + done) & 0xff)
+                        * second + offset;
+            }
         }
     }
 }

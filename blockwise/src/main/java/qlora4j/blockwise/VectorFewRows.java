@@ -1,6 +1,5 @@
 package qlora4j.blockwise;
 
-import java.lang.foreign.MemorySegment;
 import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
@@ -34,18 +33,18 @@ final class VectorFewRows {
     private final Scratch[] scratch;
     private float[] planes = new float[0];
 
-    /** One thread's {@link #SHARED} rows of W: words of codes, the bits of constants, and sums. */
+    /** One thread's {@link #SHARED} rows of W: words of codes (as floats, whose bits are all that counts), constants, and sums. */
     private static final class Scratch {
-        private int[] words = new int[0];
-        private int[] scales = new int[0];
+        private float[] words = new float[0];
+        private float[] scales = new float[0];
         private final float[] sums = new float[SHARED];
 
         private void grow(int wordCount, int scaleCount) {
             if (words.length < wordCount) {
-                words = new int[wordCount];
+                words = new float[wordCount];
             }
             if (scales.length < scaleCount) {
-                scales = new int[scaleCount];
+                scales = new float[scaleCount];
             }
         }
     }
@@ -135,14 +134,11 @@ final class VectorFewRows {
         for (int r = 0; r < SHARED; r++) {
             // A row that is not there is computed as the last one again.
             long row = o + Math.min(r, count - 1);
-            MemorySegment.copy(w.packed().data(), Elements.INT, row * words * Integer.BYTES, scratch.words, r * plane,
-                    words);
+            Lanes.load(w.packed().data(), row * words * Integer.BYTES, words, scratch.words, r * plane);
             int at = r * (blocks + L);
-            for (int b = 0; b < blocks; b++) {
-                scratch.scales[at + b] = Float.floatToRawIntBits(scales.get(row * blocks + b));
-            }
+            scales.get(row * blocks, blocks, scratch.scales, at, 1);
             // Whatever codes lie beyond the row, they count nothing.
-            Arrays.fill(scratch.scales, at + blocks, at + blocks + L, 0);
+            Arrays.fill(scratch.scales, at + blocks, at + blocks + L, 0f);
         }
         for (int i = 0; i < y.rows(); i++) {
             dots(codec, scratch, blocks + L, perBlock, xs, i * WORD * plane, plane);
@@ -155,16 +151,16 @@ final class VectorFewRows {
     /** {@link #SHARED} rows of words times one row of x. The loops are small, for the compiler to inline all of them. */
     private static void dots(VectorCodec codec, Scratch scratch, int scaleRow, int perBlock, float[] xs, int x,
             int plane) {
-        int[] words = scratch.words;
-        int[] scales = scratch.scales;
+        float[] words = scratch.words;
+        float[] scales = scratch.scales;
         IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, Integer.numberOfTrailingZeros(perBlock));
         IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
         for (int t = 0; t < plane; t += L) {
-            IntVector w0 = IntVector.fromArray(Lanes.I, words, t);
-            IntVector w1 = IntVector.fromArray(Lanes.I, words, plane + t);
-            IntVector w2 = IntVector.fromArray(Lanes.I, words, 2 * plane + t);
-            IntVector w3 = IntVector.fromArray(Lanes.I, words, 3 * plane + t);
+            IntVector w0 = words(words, t);
+            IntVector w1 = words(words, plane + t);
+            IntVector w2 = words(words, 2 * plane + t);
+            IntVector w3 = words(words, 3 * plane + t);
             FloatVector d0 = FloatVector.zero(Lanes.F), d1 = d0, d2 = d0, d3 = d0;
             for (int q = 0; q < WORD; q++) {
                 FloatVector v = FloatVector.fromArray(Lanes.F, xs, x + q * plane + t);
@@ -185,8 +181,12 @@ final class VectorFewRows {
         scratch.sums[3] = Lanes.sum(s3);
     }
 
+    private static IntVector words(float[] words, int at) {
+        return FloatVector.fromArray(Lanes.F, words, at).reinterpretAsInts();
+    }
+
     /** In each lane, the constant of its word's block. */
-    private static FloatVector scale(IntVector spread, int[] scales, int block) {
-        return spread.selectFrom(IntVector.fromArray(Lanes.I, scales, block)).reinterpretAsFloats();
+    private static FloatVector scale(IntVector spread, float[] scales, int block) {
+        return spread.selectFrom(words(scales, block)).reinterpretAsFloats();
     }
 }

@@ -23,10 +23,12 @@ public final class VectorGemm {
     /** Most rows of a task: its piece of A is 387 KiB. */
     private static final int MAX_ROWS = 86 * R;
     private static final int MIN_ROWS = 8 * R;
+    /** Rows that a task packs: whole tiles, and whole blocks of the transposition at every width. */
+    private static final int STRIP = 8 * R;
     /** Most columns of a task: its panels are 192 KiB, its sums 516. */
     public static final int MAX_COLUMNS = 256;
     private static final int MAX_PANELS = MAX_COLUMNS / NC;
-    private static final int TASKS_PER_THREAD = 8;
+    private static final int TASKS_PER_THREAD = 3;
     /** Rows that are packed at a time. */
     private static final int PACKED_ROWS = 2 * MAX_ROWS;
 
@@ -134,24 +136,24 @@ public final class VectorGemm {
 
     /**
      * Piece c of A, its columns from {@code p0 = c * KC} on:
-     * {@code packed[(c * rows + i) * KC + p] = alpha * A[from + i][p0 + p]}, zero in the rows beyond the last; rows is
-     * {@code count} rounded up to whole tiles.
+     * {@code packed[(c * rows + i) * KC + p] = alpha * A[from + i][p0 + p]}, zero in the last tile's rows beyond
+     * {@code count}; rows is {@code count} rounded up to whole strips, so that no task writes into another's.
      */
     private void pack(Tensor a, boolean transposed, float alpha, int k, int from, int count) {
-        int rows = roundUp(count, R);
+        int rows = roundUp(count, STRIP);
         int pieces = (k + KC - 1) / KC;
         int needed = Math.multiplyExact(Math.multiplyExact(rows, pieces), KC);
-        if (packed.length < needed + Lanes.L * KC) {
-            packed = new float[needed + Lanes.L * KC];
+        if (packed.length < needed) {
+            packed = new float[needed];
         }
         float[] out = packed;
-        int strips = (rows + MIN_ROWS - 1) / MIN_ROWS;
+        int strips = rows / STRIP;
         team.run(pieces * strips, (task, worker) -> {
             int p0 = task / strips * KC;
             int pc = Math.min(KC, k - p0);
-            int i0 = task % strips * MIN_ROWS;
+            int i0 = task % strips * STRIP;
             int base = task / strips * rows * KC;
-            int end = Math.min(i0 + MIN_ROWS, rows);
+            int end = Math.min(i0 + STRIP, roundUp(count, R));
             int valid = Math.min(end, count);
             if (transposed) {
                 packTransposed(a, from + i0, valid - i0, p0, pc, out, base + i0 * KC, scratch[worker]);
@@ -195,7 +197,7 @@ public final class VectorGemm {
         Arrays.fill(sums, 0, panels * stride, 0f);
         for (int p0 = 0; p0 < k; p0 += KC) {
             int pc = Math.min(KC, k - p0);
-            int a = (p0 / KC * roundUp(packedRows, R) + i0) * KC;
+            int a = (p0 / KC * roundUp(packedRows, STRIP) + i0) * KC;
             b.fill(p0, pc, j0, columns, own.panels, worker);
             for (int v = 0; v < panels; v++) {
                 VectorGemmTile.rows(packed, a, own.panels, v * PANEL, pc, sums, v * stride, rows);

@@ -1,5 +1,8 @@
 package qlora4j.tensor;
 
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
 import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 
@@ -8,10 +11,13 @@ public final class VectorMatmul implements MatmulKernels {
     /** Up to this many rows of x, {@link #nt} reads each weight row once, straight through. */
     public static final int FEW_ROWS = 4;
     private static final int ROWS_PER_TASK = 64;
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED
+            .withOrder(ByteOrder.LITTLE_ENDIAN);
 
     private final Team team;
     private final VectorGemm gemm;
     private final float[][] rowScratch;
+    private float[] few = new float[0];
     private final Strip[] strips;
 
     /** One thread's L rows of a weight that are to become columns of a panel. */
@@ -88,22 +94,38 @@ public final class VectorMatmul implements MatmulKernels {
         return rowScratch;
     }
 
-    private void ntFewRows(Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
+    private synchronized void ntFewRows(Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
         int m = x.rows();
         int k = x.cols();
         int n = w.rows();
-        float[] xs = new float[m * k];
+        if (few.length < m * k) {
+            few = new float[m * k];
+        }
+        float[] xs = few;
         Floats.load(x, 0, m * k, xs, 0);
-        float[][] rows = scratch(k);
+        float[][] rows = scratch(k + FEW_ROWS * ROWS_PER_TASK);
         team.run((n + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (task, worker) -> {
             float[] row = rows[worker];
-            for (int j = task * ROWS_PER_TASK; j < Math.min(n, (task + 1) * ROWS_PER_TASK); j++) {
-                Floats.load(w, (long) j * k, k, row, 0);
-                for (int i = 0; i < m; i++) {
-                    float v = alpha * dot(row, xs, i * k, k);
-                    long at = (long) i * n + j;
-                    y.set(at, accumulate ? (float) y.get(at) + v : v);
+            int from = task * ROWS_PER_TASK;
+            int count = Math.min(ROWS_PER_TASK, n - from);
+            for (int j = 0; j < count; j++) {
+                long at = (long) (from + j) * k;
+                if (w.dtype() != DType.F32) {
+                    Floats.load(w, at, k, row, 0);
                 }
+                for (int i = 0; i < m; i++) {
+                    row[k + i * ROWS_PER_TASK + j] = alpha * (w.dtype() == DType.F32
+                            ? dot(w.data(), at * Float.BYTES, xs, i * k, k)
+                            : dot(row, xs, i * k, k));
+                }
+            }
+            for (int i = 0; i < m; i++) {
+                int sums = k + i * ROWS_PER_TASK;
+                long to = (long) i * n + from;
+                if (accumulate) {
+                    Floats.add(y, to, count, row, sums);
+                }
+                Floats.store(row, sums, count, y, to);
             }
         });
     }
@@ -127,6 +149,32 @@ public final class VectorMatmul implements MatmulKernels {
             sum = Math.fma(a[p], b[from + p], sum);
         }
         return sum;
+    }
+
+    /** The same with the first factor as float32 in memory, from a byte offset on. */
+    private static float dot(MemorySegment a, long offset, float[] b, int from, int n) {
+        int step = 4 * Lanes.L;
+        FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
+        int p = 0;
+        for (; p <= n - step; p += step) {
+            s0 = term(a, offset, b, from, p, s0);
+            s1 = term(a, offset, b, from, p + Lanes.L, s1);
+            s2 = term(a, offset, b, from, p + 2 * Lanes.L, s2);
+            s3 = term(a, offset, b, from, p + 3 * Lanes.L, s3);
+        }
+        for (; p <= n - Lanes.L; p += Lanes.L) {
+            s0 = term(a, offset, b, from, p, s0);
+        }
+        float sum = Lanes.sum(s0.add(s1).add(s2.add(s3)));
+        for (; p < n; p++) {
+            sum = Math.fma(a.get(FLOAT, offset + 4L * p), b[from + p], sum);
+        }
+        return sum;
+    }
+
+    private static FloatVector term(MemorySegment a, long offset, float[] b, int from, int p, FloatVector sum) {
+        return FloatVector.fromMemorySegment(Lanes.F, a, offset + 4L * p, ByteOrder.LITTLE_ENDIAN)
+                .fma(FloatVector.fromArray(Lanes.F, b, from + p), sum);
     }
 
     private static FloatVector term(float[] a, float[] b, int from, int p, FloatVector sum) {
