@@ -15,7 +15,7 @@ final class VectorBlockwise implements BlockwiseKernels {
     private final ScalarBlockwise scalar = new ScalarBlockwise();
     private final VectorCodec[] codecs = new VectorCodec[QuantType.values().length];
     private final float[][] block;
-    private final int[][] blockCodes;
+    private final float[][] constants;
     private final VectorGemm gemm;
     private final VectorPanels.Scratch[] panelScratch;
     private final VectorFewRows fewRows;
@@ -26,7 +26,7 @@ final class VectorBlockwise implements BlockwiseKernels {
             codecs[type.ordinal()] = new VectorCodec(type.codebook());
         }
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
-        blockCodes = new int[team.size()][QuantConfig.MAX_BLOCKSIZE];
+        constants = new float[team.size()][QuantConfig.MAX_BLOCKSIZE / QuantConfig.MIN_BLOCKSIZE];
         gemm = new VectorGemm(team);
         panelScratch = VectorPanels.Scratch.of(team.size());
         fewRows = new VectorFewRows(team);
@@ -62,8 +62,7 @@ final class VectorBlockwise implements BlockwiseKernels {
             float constant = VectorCodec.absmax(values, n);
             constants.set(Elements.FLOAT, 4 * j, constant);
             VectorCodec.normalize(values, n, constant);
-            codec.encode(values, n, blockCodes[worker]);
-            codec.pack(blockCodes[worker], n, pairs, from / 2);
+            codec.encode(values, n, pairs, from / 2);
         });
     }
 
@@ -72,10 +71,16 @@ final class VectorBlockwise implements BlockwiseKernels {
         VectorCodec codec = codecs[w.config().type().ordinal()];
         Scales scales = new Scales(w);
         MemorySegment pairs = w.packed().data();
-        forBlocks(w.size(), w.config().blocksize(), (j, from, n, worker) -> {
-            float[] values = block[worker];
-            codec.decode(pairs, from, n, scales.get(j), values, 0);
-            Elements.store(values, 0, n, out, from);
+        int blocksize = w.config().blocksize();
+        long size = w.size();
+        team.run(Math.toIntExact((size + TASK_ELEMENTS - 1) / TASK_ELEMENTS), (task, worker) -> {
+            long end = Math.min(size, (task + 1L) * TASK_ELEMENTS);
+            for (long from = (long) task * TASK_ELEMENTS; from < end; from += QuantConfig.MAX_BLOCKSIZE) {
+                int n = (int) Math.min(QuantConfig.MAX_BLOCKSIZE, end - from);
+                scales.get(from / blocksize, (n + blocksize - 1) / blocksize, constants[worker], 0, 1);
+                codec.decode(pairs, from, n, constants[worker], blocksize, block[worker], 0);
+                Elements.store(block[worker], 0, n, out, from);
+            }
         });
     }
 

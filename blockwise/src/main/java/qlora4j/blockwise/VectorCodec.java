@@ -3,8 +3,8 @@ package qlora4j.blockwise;
 import java.lang.foreign.MemorySegment;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
-import jdk.incubator.vector.VectorMask;
 import jdk.incubator.vector.VectorOperators;
+import jdk.incubator.vector.VectorShuffle;
 import qlora4j.nf4.Absmax;
 import qlora4j.nf4.Codebook;
 import qlora4j.nf4.Nibbles;
@@ -24,20 +24,27 @@ final class VectorCodec {
     /** Where element 0, 1, 2 ... of eight lies in a little-endian word of four pairs, the first of a pair high. */
     private static final int[] SHIFTS = {4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24};
 
+    private static final IntVector POSITIONS = IntVector.fromArray(Lanes.I, SHIFTS, 0);
+    private static final VectorShuffle<Integer> BY_1 = exchange(1), BY_2 = exchange(2), BY_4 = exchange(4);
+
     private final Codebook codebook;
-    private final float[] thresholds;
+    /** The bits of the thresholds, ascending, infinity where there are fewer. */
+    private final int[] thresholdBits;
     private final int[] codesByRank;
     /** The bits of the 16 values: integer vectors are looked up by integer indices. */
     private final int[] valueBits;
 
     VectorCodec(Codebook codebook) {
         this.codebook = codebook;
-        this.thresholds = codebook.thresholds();
+        float[] thresholds = codebook.thresholds();
+        this.thresholdBits = new int[Codebook.SIZE];
         this.codesByRank = new int[Codebook.SIZE];
         this.valueBits = new int[Codebook.SIZE];
         for (int i = 0; i < Codebook.SIZE; i++) {
             codesByRank[i] = (int) (codebook.codesByRank() >>> (4 * i)) & 0xf;
             valueBits[i] = Float.floatToRawIntBits(codebook.value(i));
+            thresholdBits[i] = Float
+                    .floatToRawIntBits(i < thresholds.length ? thresholds[i] : Float.POSITIVE_INFINITY);
         }
     }
 
@@ -69,39 +76,60 @@ final class VectorCodec {
         }
     }
 
-    /** The codes of normalized numbers, see {@link Codebook#code}. */
-    void encode(float[] x, int n, int[] codes) {
+    /**
+     * Writes the codes of normalized numbers, see {@link Codebook#code}, in pairs from byte {@code offset} on; an odd
+     * tail's low nibble is the code of 0.
+     */
+    void encode(float[] x, int n, MemorySegment packed, long offset) {
+        IntVector c0 = table(codesByRank, 0), c1 = table(codesByRank, 1);
+        IntVector c2 = table(codesByRank, 2), c3 = table(codesByRank, 3);
+        IntVector t0 = table(thresholdBits, 0), t1 = table(thresholdBits, 1);
+        IntVector t2 = table(thresholdBits, 2), t3 = table(thresholdBits, 3);
         boolean signMagnitude = codebook.signMagnitude();
-        IntVector t0 = table(codesByRank, 0), t1 = table(codesByRank, 1);
-        IntVector t2 = table(codesByRank, 2), t3 = table(codesByRank, 3);
         int i = 0;
         for (; i <= n - L; i += L) {
             FloatVector v = FloatVector.fromArray(Lanes.F, x, i);
-            FloatVector compared = signMagnitude ? v.abs() : v;
-            IntVector rank = IntVector.zero(Lanes.I);
-            for (float t : thresholds) {
-                rank = rank.add(1, compared.compare(VectorOperators.GT, t).cast(Lanes.I));
-            }
-            IntVector code = rank;
+            IntVector rank = rank(signMagnitude ? v.abs() : v, t0, t1, t2, t3);
+            IntVector code = lookup(rank, c0, c1, c2, c3);
             if (signMagnitude) {
-                VectorMask<Integer> negative = v.compare(VectorOperators.LT, 0f).cast(Lanes.I);
-                code = lookup(rank, t0, t1, t2, t3).lanewise(VectorOperators.OR, SIGN_BIT, negative);
+                code = code.lanewise(VectorOperators.OR, SIGN_BIT, v.compare(VectorOperators.LT, 0f).cast(Lanes.I));
             }
-            code.intoArray(codes, i);
+            pack(code, packed, offset + i / 2);
         }
-        for (; i < n; i++) {
-            codes[i] = codebook.code(x[i]);
+        for (; i < n; i += 2) {
+            packed.set(Elements.BYTE, offset + i / 2, Nibbles.pack(codebook.code(x[i]),
+                    i + 1 < n ? codebook.code(x[i + 1]) : codebook.zeroCode()));
         }
     }
 
-    /** Packs codes into pairs from byte {@code offset} on; an odd tail's low nibble is the code of 0. */
-    void pack(int[] codes, int n, MemorySegment packed, long offset) {
-        for (int i = 0; i + 1 < n; i += 2) {
-            packed.set(Elements.BYTE, offset + i / 2, Nibbles.pack(codes[i], codes[i + 1]));
+    /** The number of thresholds that each lane strictly exceeds, by halving; 0 for NaN. */
+    private static IntVector rank(FloatVector x, IntVector t0, IntVector t1, IntVector t2, IntVector t3) {
+        IntVector rank = IntVector.zero(Lanes.I);
+        for (int step = Codebook.SIZE / 2; step > 0; step /= 2) {
+            FloatVector threshold = lookup(rank.add(step - 1), t0, t1, t2, t3).reinterpretAsFloats();
+            rank = rank.add(step, x.compare(VectorOperators.GT, threshold).cast(Lanes.I));
         }
-        if (n % 2 == 1) {
-            packed.set(Elements.BYTE, offset + n / 2, Nibbles.pack(codes[n - 1], codebook.zeroCode()));
+        return rank;
+    }
+
+    /** Writes {@code L} codes, half a byte each: shifted to their places in a word, then joined by eights. */
+    private static void pack(IntVector codes, MemorySegment packed, long offset) {
+        IntVector word = codes.lanewise(VectorOperators.LSHL, POSITIONS);
+        word = word.or(word.rearrange(BY_1));
+        word = word.or(word.rearrange(BY_2));
+        if (L == 4) {
+            packed.set(Elements.SHORT, offset, (short) word.lane(0));
+            return;
         }
+        word = word.or(word.rearrange(BY_4));
+        packed.set(Elements.INT, offset, word.lane(0));
+        if (L == 16) {
+            packed.set(Elements.INT, offset + 4, word.lane(8));
+        }
+    }
+
+    private static VectorShuffle<Integer> exchange(int h) {
+        return VectorShuffle.fromOp(Lanes.I, lane -> (lane ^ h) % L);
     }
 
     /**
@@ -123,6 +151,27 @@ final class VectorCodec {
         }
     }
 
+    /**
+     * Dequantizes consecutive blocks in one loop.
+     *
+     * @param first the first element, with which a block begins
+     * @param n how many; the last block may be shorter
+     * @param scales the blocks' constants
+     * @param blocksize a power of two, at least 2·L
+     */
+    void decode(MemorySegment packed, long first, int n, float[] scales, int blocksize, float[] target, int at) {
+        IntVector t0 = table(0), t1 = table(1), t2 = table(2), t3 = table(3);
+        int shift = Integer.numberOfTrailingZeros(blocksize / 2);
+        long from = first / 2;
+        int whole = n / L * (L / 2);
+        for (int b = 0; b < whole; b += L / 2) {
+            values(nibbles(packed, from + b), t0, t1, t2, t3).mul(scales[b >>> shift]).intoArray(target, at + 2 * b);
+        }
+        for (int i = 2 * whole; i < n; i++) {
+            target[at + i] = value(packed, first + i) * scales[i / blocksize];
+        }
+    }
+
     /** The codebook's value of one element. */
     float value(MemorySegment packed, long element) {
         return codebook.value(Nibbles.code(packed.get(Elements.BYTE, element / 2), element));
@@ -136,7 +185,7 @@ final class VectorCodec {
             default -> IntVector.broadcast(Lanes.I, packed.get(Elements.INT, offset)).blend(
                     packed.get(Elements.INT, offset + 4), Lanes.I.indexInRange(0, 8).not());
         };
-        return words.lanewise(VectorOperators.LSHR, IntVector.fromArray(Lanes.I, SHIFTS, 0));
+        return words.lanewise(VectorOperators.LSHR, POSITIONS);
     }
 
     /** Nibble {@code q} of each word, 0 the lowest, in the low four bits. */

@@ -24,7 +24,7 @@ final class VectorPanels {
     static final class Scratch {
         private final float[] rows = new float[L * VectorGemm.KC];
         private final float[] columns = new float[L * VectorGemm.KC];
-        private final float[] scales = new float[L * VectorGemm.KC / QuantConfig.MIN_BLOCKSIZE];
+        private final float[] scales = new float[L * (VectorGemm.KC / QuantConfig.MIN_BLOCKSIZE + 1)];
         private final VectorTranspose transpose = new VectorTranspose();
 
         static Scratch[] of(int threads) {
@@ -76,11 +76,19 @@ final class VectorPanels {
     /** Panels of W itself, {@code B[p][j] = W[p, j]}: the backward product. */
     VectorGemm.PanelSource rows() {
         return (p0, pc, j0, jc, panels, worker) -> {
-            float[] row = scratch[worker].rows;
+            Scratch own = scratch[worker];
+            float[] row = own.rows;
             for (int p = 0; p < pc; p++) {
-                decode((long) (p0 + p) * in + j0, jc, row, 0);
+                long first = (long) (p0 + p) * in + j0;
+                if (first % blocksize == 0) {
+                    scales.get(first / blocksize, (jc + blocksize - 1) / blocksize, own.scales, 0, 1);
+                    codec.decode(packed, first, jc, own.scales, blocksize, row, 0);
+                    VectorCodec.round(compute, row, 0, jc);
+                } else {
+                    decode(first, jc, row, 0);
+                }
                 for (int j = 0, at = p * NC; j < jc; j += L) {
-                    FloatVector.fromArray(Lanes.F, row, j).intoArray(panels, at + j / NC * VectorGemm.PANEL + j % NC);
+                    FloatVector.fromArray(Lanes.F, row, j).intoArray(panels, at + column(j));
                 }
             }
         };
@@ -112,8 +120,8 @@ final class VectorPanels {
     private void fillByWords(int p0, int pc, int j0, int jc, float[] panels, int worker) {
         Scratch own = scratch[worker];
         int words = pc / WORD;
-        int run = Math.min(blocksize, pc);
-        int blocks = (pc + run - 1) / run;
+        int into = p0 % blocksize;
+        int blocks = (into + pc + blocksize - 1) / blocksize;
         IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         for (int j = 0; j < jc; j += L) {
             // Lanes beyond the last row keep what is there; nobody reads those columns.
@@ -126,8 +134,8 @@ final class VectorPanels {
             own.transpose.run(own.rows, 0, VectorGemm.KC, count, words, own.columns, 0, L);
             for (int b = 0; b < blocks; b++) {
                 FloatVector s = FloatVector.fromArray(Lanes.F, own.scales, b * L);
-                int end = Math.min(pc, (b + 1) * run);
-                for (int p = b * run; p < end; p += WORD) {
+                int end = Math.min(pc, (b + 1) * blocksize - into);
+                for (int p = Math.max(0, b * blocksize - into); p < end; p += WORD) {
                     IntVector word = FloatVector.fromArray(Lanes.F, own.columns, p / WORD * L).reinterpretAsInts();
                     expand(word, s, t0, t1, t2, t3, panels, column(j) + p * NC, NC);
                 }
