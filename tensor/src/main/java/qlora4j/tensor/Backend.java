@@ -54,7 +54,7 @@ public interface Backend extends AutoCloseable {
 
     /** Rows of logits over {@code vocab} tokens that a loss computes at once: few, but enough for a fast product. */
     default int logitRows(long vocab) {
-        return 128;
+        return 256;
     }
 
     /** Copies that run beside the queue of work; an error where the device is the host. */
