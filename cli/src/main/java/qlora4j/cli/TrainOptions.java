@@ -18,8 +18,9 @@ import qlora4j.train.TrainSettings;
  */
 final class TrainOptions {
     private static final String SHOWN = " (default: ${DEFAULT-VALUE}).";
+    private static final String OPTIM_8BIT = "paged_adamw_8bit";
     private static final Map<String, Formula> OPTIMIZERS = Map.of("paged_adamw_32bit", Formula.BITSANDBYTES,
-            "adamw_torch", Formula.TORCH);
+            OPTIM_8BIT, Formula.BITSANDBYTES, "adamw_torch", Formula.TORCH);
 
     @Option(names = "--lora-r", paramLabel = "R", defaultValue = "64", description = "Rank of the adapters" + SHOWN)
     private int rank;
@@ -115,7 +116,8 @@ final class TrainOptions {
     private int maxSteps;
 
     @Option(names = "--optim", paramLabel = "NAME", defaultValue = "paged_adamw_32bit",
-            description = "paged_adamw_32bit (bitsandbytes' formula) or adamw_torch" + SHOWN)
+            description = "paged_adamw_32bit (bitsandbytes' formula), paged_adamw_8bit (the same with moments in 8 bits)"
+                    + " or adamw_torch" + SHOWN)
     private String optimizer;
 
     @Option(names = "--optim-resident", paramLabel = "SHARE|BYTES", defaultValue = "100%",
@@ -177,7 +179,8 @@ final class TrainOptions {
     TrainSettings settings() {
         Formula formula = OPTIMIZERS.get(optimizer);
         if (formula == null) {
-            throw new IllegalArgumentException("--optim " + optimizer + ": expected paged_adamw_32bit or adamw_torch");
+            throw new IllegalArgumentException("--optim " + optimizer + ": expected paged_adamw_32bit,"
+                    + " paged_adamw_8bit or adamw_torch");
         }
         Schedule shape = Schedule.named(schedule);
         if (shape == Schedule.CONSTANT && warmupRatio > 0) {
@@ -185,7 +188,9 @@ final class TrainOptions {
                     "--warmup-ratio has no effect with --lr-scheduler-type constant; constant_with_warmup has it");
         }
         return new TrainSettings(maxSteps, epochs, batch, accumulation, maxLength, learningRate, shape, warmupRatio,
-                maxGradNorm, new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, 1), Residency.parse(resident),
+                maxGradNorm, new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, 1,
+                        optimizer.equals(OPTIM_8BIT)),
+                Residency.parse(resident),
                 checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlus);
     }
 

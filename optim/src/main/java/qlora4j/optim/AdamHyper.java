@@ -10,9 +10,10 @@ package qlora4j.optim;
  * @param epsilon added to the denominator, at least 0
  * @param weightDecay decoupled decay, multiplied by the learning rate, at least 0
  * @param learningRateScale factor on the learning rate for this group, at least 0
+ * @param eightBit whether the moments are held in 8 bits, block by block; with bitsandbytes' formula only
  */
 public record AdamHyper(Formula formula, double beta1, double beta2, double epsilon, double weightDecay,
-        double learningRateScale) {
+        double learningRateScale, boolean eightBit) {
 
     /** Two published implementations that agree in real numbers except for the order of weight decay. */
     public enum Formula {
@@ -25,7 +26,16 @@ public record AdamHyper(Formula formula, double beta1, double beta2, double epsi
         BITSANDBYTES
     }
 
+    /** Moments in 32 bits. */
+    public AdamHyper(Formula formula, double beta1, double beta2, double epsilon, double weightDecay,
+            double learningRateScale) {
+        this(formula, beta1, beta2, epsilon, weightDecay, learningRateScale, false);
+    }
+
     public AdamHyper {
+        if (eightBit && formula != Formula.BITSANDBYTES) {
+            throw new IllegalArgumentException("8-bit AdamW is bitsandbytes' formula, not " + formula);
+        }
         check("--adam-beta1", beta1, beta1 >= 0 && beta1 < 1, "at least 0 and below 1");
         check("--adam-beta2", beta2, beta2 >= 0 && beta2 < 1, "at least 0 and below 1");
         check("--adam-epsilon", epsilon, epsilon >= 0 && epsilon < Double.POSITIVE_INFINITY, "at least 0 and finite");
@@ -46,11 +56,16 @@ public record AdamHyper(Formula formula, double beta1, double beta2, double epsi
         return new AdamHyper(formula, 0.9, 0.999, 1e-8, 0, 1);
     }
 
+    /** The same with moments in 8 bits. */
+    public AdamHyper withEightBit() {
+        return new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, learningRateScale, true);
+    }
+
     public AdamHyper withLearningRateScale(double scale) {
-        return new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, scale);
+        return new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, scale, eightBit);
     }
 
     public AdamHyper withWeightDecay(double decay) {
-        return new AdamHyper(formula, beta1, beta2, epsilon, decay, learningRateScale);
+        return new AdamHyper(formula, beta1, beta2, epsilon, decay, learningRateScale, eightBit);
     }
 }

@@ -29,7 +29,10 @@ public final class AdamW implements AutoCloseable {
     /** The states' names, as PyTorch has them. */
     public static final List<String> STATES = List.of("exp_avg", "exp_avg_sq");
 
-    private record Span(int part, AdamHyper hyper, Tensor params, Tensor grads, Tensor expAvg, Tensor expAvgSq) {
+    /** The states' names with moments in 8 bits, as bitsandbytes has them: codes, then the blocks' constants. */
+    public static final List<String> STATES_8BIT = List.of("state1", "state2", "absmax1", "absmax2");
+
+    private record Span(int part, AdamHyper hyper, Tensor params, Tensor grads, Tensor[] states) {
     }
 
     private final Backend backend;
@@ -54,8 +57,28 @@ public final class AdamW implements AutoCloseable {
      */
     public AdamW(Backend backend, ParameterStore store, Map<String, AdamHyper> hyperOfGroup, Residency residency,
             PageStore.Factory spill) {
-        this(backend, store, hyperOfGroup, b -> new PagedStates(b, store.dtype(), store.flatSize(), STATES,
-                residency, spill));
+        this(backend, store, hyperOfGroup, b -> new PagedStates(b, kinds(eightBit(hyperOfGroup), store.dtype()),
+                store.flatSize(), residency, spill));
+    }
+
+    private static boolean eightBit(Map<String, AdamHyper> hyperOfGroup) {
+        return hyperOfGroup.values().stream().anyMatch(AdamHyper::eightBit);
+    }
+
+    private static List<PagedStates.State> kinds(boolean eightBit, DType dtype) {
+        int block = EightBitKernels.BLOCK;
+        return eightBit
+                ? List.of(new PagedStates.State(STATES_8BIT.get(0), DType.U8, 1),
+                        new PagedStates.State(STATES_8BIT.get(1), DType.U8, 1),
+                        new PagedStates.State(STATES_8BIT.get(2), DType.F32, block),
+                        new PagedStates.State(STATES_8BIT.get(3), DType.F32, block))
+                : STATES.stream().map(n -> new PagedStates.State(n, dtype, 1)).toList();
+    }
+
+    /** Bytes of the states of {@code elements} elements of a store of {@code dtype}. */
+    public static long stateBytes(AdamHyper hyper, DType dtype, long elements) {
+        return kinds(hyper.eightBit(), dtype).stream()
+                .mapToLong(k -> k.dtype().bytes(Math.ceilDiv(elements, (long) k.per()))).sum();
     }
 
     AdamW(Backend backend, ParameterStore store, Map<String, AdamHyper> hyperOfGroup,
@@ -72,10 +95,14 @@ public final class AdamW implements AutoCloseable {
         this.store = store;
         this.first = of(hyperOfGroup, store.ranges().getFirst());
         for (AdamHyper h : hyperOfGroup.values()) {
-            if (h.formula() != first.formula() || h.beta1() != first.beta1() || h.beta2() != first.beta2()) {
-                throw new IllegalArgumentException("all groups must have the same formula and betas: "
+            if (h.formula() != first.formula() || h.beta1() != first.beta1() || h.beta2() != first.beta2()
+                    || h.eightBit() != first.eightBit()) {
+                throw new IllegalArgumentException("all groups must have the same formula, betas and states: "
                         + first + ", " + h);
             }
+        }
+        if (first.eightBit() && store.dtype() != DType.F32) {
+            throw new IllegalArgumentException("8-bit AdamW is for float32 parameters, not " + store.dtype());
         }
         this.states = openStates.apply(backend);
         scalarMemory = backend.allocate(DType.F64.bytes(OptimScalars.SIZE), MemoryUse.OPTIMIZER);
@@ -97,8 +124,13 @@ public final class AdamW implements AutoCloseable {
         long n = Math.min(range.to(), states.to(part)) - from;
         if (n > 0) {
             long at = from - states.from(part);
-            spans.add(new Span(part, hyper, store.flatParams().slice(from, n), store.flatGrads().slice(from, n),
-                    states.view(part, 0).slice(at, n), states.view(part, 1).slice(at, n)));
+            int block = EightBitKernels.BLOCK;
+            Tensor[] own = new Tensor[states.names().size()];
+            for (int i = 0; i < own.length; i++) {
+                own[i] = i < 2 ? states.view(part, i).slice(at, n)
+                        : states.view(part, i).slice(at / block, Math.ceilDiv(n, (long) block));
+            }
+            spans.add(new Span(part, hyper, store.flatParams().slice(from, n), store.flatGrads().slice(from, n), own));
         }
     }
 
@@ -152,7 +184,12 @@ public final class AdamW implements AutoCloseable {
             states.acquire(part);
             for (; next < spans.size() && spans.get(next).part == part; next++) {
                 Span s = spans.get(next);
-                Optim.adamW(stream, s.hyper, s.params, s.grads, s.expAvg, s.expAvgSq, scalars);
+                if (s.hyper.eightBit()) {
+                    Optim.adamW8(stream, s.hyper, s.params, s.grads, s.states[0], s.states[1], s.states[2],
+                            s.states[3], scalars);
+                } else {
+                    Optim.adamW(stream, s.hyper, s.params, s.grads, s.states[0], s.states[1], scalars);
+                }
             }
             states.release(part, true);
         }

@@ -32,6 +32,35 @@ public final class Optim {
         stream.kernels(OptimKernels.class).adamW(stream, hyper, params, grads, expAvg, expAvgSq, scalars);
     }
 
+    /** {@link EightBitKernels#adamW8} on ranges that begin at a block's first element. */
+    public static void adamW8(Stream stream, AdamHyper hyper, Tensor params, Tensor grads, Tensor codes1,
+            Tensor codes2, Tensor absmax1, Tensor absmax2, Tensor scalars) {
+        long n = params.size();
+        long blocks = Math.ceilDiv(n, (long) EightBitKernels.BLOCK);
+        checkState("params", params, DType.F32, n);
+        checkState("grads", grads, DType.F32, n);
+        checkState("codes1", codes1, DType.U8, n);
+        checkState("codes2", codes2, DType.U8, n);
+        checkState("absmax1", absmax1, DType.F32, blocks);
+        checkState("absmax2", absmax2, DType.F32, blocks);
+        Tensor[] all = {params, grads, codes1, codes2, absmax1, absmax2};
+        for (int i = 1; i < all.length && !stream.isPlan(); i++) {
+            for (int k = 0; k < i; k++) {
+                checkApart("operand " + k, all[k], "operand " + i, all[i]);
+            }
+        }
+        checkScalars(scalars);
+        stream.kernels(EightBitKernels.class).adamW8(stream, hyper, params, grads, codes1, codes2, absmax1, absmax2,
+                scalars);
+    }
+
+    private static void checkState(String name, Tensor t, DType dtype, long size) {
+        if (t.dtype() != dtype || t.size() != size) {
+            throw new IllegalArgumentException(name + " is " + t + ", must be " + dtype + " with " + size
+                    + " elements");
+        }
+    }
+
     /**
      * Enqueues the norm of {@code grads} and the clipping factor that keeps it at most {@code maxNorm}; see
      * {@link OptimKernels#clipScale}. The gradients themselves stay as they are.

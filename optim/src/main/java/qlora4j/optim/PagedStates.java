@@ -31,7 +31,7 @@ public final class PagedStates implements AutoCloseable {
     public static final int RING = 3;
 
     private final Backend backend;
-    private final DType dtype;
+    private final List<State> kinds;
     private final List<String> names;
     private final long size;
     private final int pageElements;
@@ -44,7 +44,28 @@ public final class PagedStates implements AutoCloseable {
     private long residentHits;
 
     /**
-     * Zeroed states.
+     * One of the states.
+     *
+     * @param name such as exp_avg
+     * @param dtype of its items
+     * @param per how many elements of the flat buffer share an item: 1, or a block's size for a block's constant
+     */
+    public record State(String name, DType dtype, int per) {
+        private long bytes(long elements) {
+            return dtype.bytes(Math.ceilDiv(elements, per));
+        }
+    }
+
+    private static List<State> same(DType dtype, List<String> names) {
+        return names.stream().map(n -> new State(n, dtype, 1)).toList();
+    }
+
+    private static long bytes(List<State> kinds, long elements) {
+        return kinds.stream().mapToLong(k -> k.bytes(elements)).sum();
+    }
+
+    /**
+     * Zeroed states, an item of {@code dtype} of each an element.
      *
      * @param size elements of the flat parameter buffer
      * @param names of the states, such as exp_avg and exp_avg_sq
@@ -53,18 +74,29 @@ public final class PagedStates implements AutoCloseable {
      */
     public PagedStates(Backend backend, DType dtype, long size, List<String> names, Residency residency,
             PageStore.Factory spill) {
-        this(backend, dtype, size, names, residency, spill, pageBytes(dtype, size, names.size()));
+        this(backend, same(dtype, names), size, residency, spill);
+    }
+
+    /** Zeroed states of the kinds given. */
+    public PagedStates(Backend backend, List<State> kinds, long size, Residency residency, PageStore.Factory spill) {
+        this(backend, kinds, size, residency, spill,
+                (int) Math.min(PAGE_BYTES, Math.max(1, bytes(kinds, size) / PAGES_AT_LEAST)));
+    }
+
+    PagedStates(Backend backend, DType dtype, long size, List<String> names, Residency residency,
+            PageStore.Factory spill, int pageBytes) {
+        this(backend, same(dtype, names), size, residency, spill, pageBytes);
     }
 
     /** As above with pages of about {@code pageBytes} bytes: rounded up to whole cache lines of every state. */
-    PagedStates(Backend backend, DType dtype, long size, List<String> names, Residency residency,
-            PageStore.Factory spill, int pageBytes) {
+    private PagedStates(Backend backend, List<State> kinds, long size, Residency residency, PageStore.Factory spill,
+            int pageBytes) {
         this.backend = backend;
-        this.dtype = dtype;
+        this.kinds = List.copyOf(kinds);
         this.size = size;
-        this.names = List.copyOf(names);
-        int line = ArenaPlan.ALIGNMENT / dtype.bytes();
-        pageElements = Math.ceilDiv(pageBytes, names.size() * ArenaPlan.ALIGNMENT) * line;
+        this.names = kinds.stream().map(State::name).toList();
+        int line = kinds.stream().mapToInt(k -> k.per * ArenaPlan.ALIGNMENT / k.dtype.bytes()).max().orElseThrow();
+        pageElements = Math.toIntExact(Math.ceilDiv(pageBytes, bytes(kinds, line)) * line);
         int pages = Math.toIntExact(Math.ceilDiv(size, pageElements));
         long budget = residency.budget(totalBytes());
         boolean all = budget >= totalBytes();
@@ -76,7 +108,7 @@ public final class PagedStates implements AutoCloseable {
                     + " bytes of optimizer state: the rest needs a directory to spill to");
         }
         int streamed = (int) (pages - residentPages);
-        resident = backend.allocate(Math.max(1, dtype.bytes(names.size() * residentElements)), MemoryUse.OPTIMIZER);
+        resident = backend.allocate(Math.max(1, bytes(kinds, padded(residentElements))), MemoryUse.OPTIMIZER);
         ring = all ? null : backend.allocate((long) frames * pageBytes(), MemoryUse.OPTIMIZER);
         views = new Tensor[(residentPages > 0 ? 1 : 0) + streamed][];
         for (int part = 0; part < views.length; part++) {
@@ -97,18 +129,23 @@ public final class PagedStates implements AutoCloseable {
         }
     }
 
-    private static int pageBytes(DType dtype, long size, int states) {
-        return (int) Math.min(PAGE_BYTES, Math.max(1, dtype.bytes(states * size) / PAGES_AT_LEAST));
+    /** Resident elements up to a whole number of cache lines of every state. */
+    private long padded(long elements) {
+        long line = kinds.stream().mapToLong(k -> (long) k.per * ArenaPlan.ALIGNMENT / k.dtype.bytes()).max()
+                .orElseThrow();
+        return Math.ceilDiv(elements, line) * line;
     }
 
     private Tensor[] views(int part, int frames) {
         int page = page(part);
         Allocation memory = page < 0 ? resident : ring;
         long at = page < 0 ? 0 : (long) (page % frames) * pageBytes();
-        long stride = dtype.bytes(page < 0 ? residentElements : pageElements);
-        Tensor[] v = new Tensor[names.size()];
+        long stride = page < 0 ? padded(residentElements) : pageElements;
+        Tensor[] v = new Tensor[kinds.size()];
         for (int state = 0; state < v.length; state++) {
-            v[state] = memory.tensor(at + state * stride, dtype, to(part) - from(part));
+            State kind = kinds.get(state);
+            v[state] = memory.tensor(at, kind.dtype, Math.ceilDiv(to(part) - from(part), (long) kind.per));
+            at += kind.bytes(stride);
         }
         return v;
     }
@@ -138,7 +175,13 @@ public final class PagedStates implements AutoCloseable {
         return page(part) < 0 ? residentElements : Math.min(size, from(part) + pageElements);
     }
 
-    /** Elements {@link #from} to {@link #to} of a state; valid between {@link #acquire} and {@link #release}. */
+    /** A zeroed host tensor for the items of a state over the whole flat buffer. */
+    public Tensor host(int state) {
+        State kind = kinds.get(state);
+        return Tensor.zeros(kind.dtype, Math.ceilDiv(size, (long) kind.per));
+    }
+
+    /** The items of elements {@link #from} to {@link #to} of a state; valid between {@link #acquire} and {@link #release}. */
     public Tensor view(int part, int state) {
         return views[part][state];
     }
@@ -159,28 +202,31 @@ public final class PagedStates implements AutoCloseable {
         }
     }
 
-    /** Copies elements {@code from} and following of a state to a host tensor of the states' type. */
+    /** Copies items {@code from} and following of a state to a host tensor of its type. */
     public void read(int state, long from, Tensor out) {
         copy(state, from, out, false);
     }
 
-    /** Sets elements {@code from} and following of a state from a host tensor of the states' type. */
+    /** Sets items {@code from} and following of a state from a host tensor of its type. */
     public void write(int state, long from, Tensor in) {
         copy(state, from, in, true);
     }
 
     private void copy(int state, long from, Tensor host, boolean write) {
-        if (host.dtype() != dtype || from < 0 || from + host.size() > size) {
-            throw new IllegalArgumentException("elements " + from + " and following of " + names.get(state) + ", "
-                    + dtype + "[" + size + "], and the tensor " + host + " do not fit");
+        State kind = kinds.get(state);
+        long items = Math.ceilDiv(size, (long) kind.per);
+        if (host.dtype() != kind.dtype || from < 0 || from + host.size() > items) {
+            throw new IllegalArgumentException("elements " + from + " and following of " + kind.name + ", "
+                    + kind.dtype + "[" + items + "], and the tensor " + host + " do not fit");
         }
         Tensor flat = host.view(host.size());
         long end = from + host.size();
-        for (int part = partOf(from); part < parts() && from(part) < end; part++) {
-            long lo = Math.max(from, from(part));
-            long n = Math.min(end, to(part)) - lo;
+        for (int part = partOf(from * kind.per); part < parts() && from(part) / kind.per < end; part++) {
+            long first = from(part) / kind.per;
+            long lo = Math.max(from, first);
+            long n = Math.min(end, Math.ceilDiv(to(part), (long) kind.per)) - lo;
             acquire(part);
-            Tensor device = view(part, state).slice(lo - from(part), n);
+            Tensor device = view(part, state).slice(lo - first, n);
             if (write) {
                 backend.upload(flat.slice(lo - from, n), device);
             } else {
@@ -199,17 +245,17 @@ public final class PagedStates implements AutoCloseable {
 
     /** Bytes of all states. */
     public long totalBytes() {
-        return dtype.bytes(names.size() * size);
+        return bytes(kinds, size);
     }
 
     /** Bytes held on the device. */
     public long residentBytes() {
-        return dtype.bytes(names.size() * residentElements) + (ring == null ? 0 : ring.bytes());
+        return bytes(kinds, residentElements) + (ring == null ? 0 : ring.bytes());
     }
 
     /** Bytes of one page over all states. */
     public int pageBytes() {
-        return pageElements * dtype.bytes() * names.size();
+        return Math.toIntExact(bytes(kinds, pageElements));
     }
 
     /** What paging has cost so far; waits for write-backs that are pending. */

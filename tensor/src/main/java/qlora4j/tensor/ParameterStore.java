@@ -12,10 +12,12 @@ import java.util.Map;
  *
  * <p>Parameters of one group (the same weight decay and learning-rate scale) lie together, groups in the order of their
  * first parameter, parameters in the order of {@link Builder#add}. Each tensor starts at a multiple of
- * {@link ArenaPlan#ALIGNMENT} bytes; the elements between two tensors are padding. Padding is zero, its gradient is
+ * {@link #ALIGNMENT} elements, so that blocks of 8-bit states never cross tensors; the elements between two tensors are padding. Padding is zero, its gradient is
  * zero, and every optimizer here maps a zero parameter with zero gradient and zero state to zero, so it stays so.
  */
 public final class ParameterStore implements AutoCloseable {
+    /** Elements to whose multiples tensors are aligned in the flat buffers. */
+    public static final long ALIGNMENT = 256;
     /** The group of parameters that were added without one. */
     public static final String DEFAULT_GROUP = "default";
 
@@ -96,7 +98,6 @@ public final class ParameterStore implements AutoCloseable {
     private final long count;
 
     private ParameterStore(Builder b, Backend backend) {
-        long alignment = ArenaPlan.ALIGNMENT / b.dtype.bytes();
         Map<String, List<Declared>> groups = new LinkedHashMap<>();
         b.declared.values().forEach(d -> groups.computeIfAbsent(d.group, g -> new ArrayList<>()).add(d));
         Map<String, Long> offsets = new LinkedHashMap<>();
@@ -108,7 +109,7 @@ public final class ParameterStore implements AutoCloseable {
                 offsets.put(d.name, end);
                 long n = Tensor.elements(d.shape);
                 elements += n;
-                end = Math.addExact(end, Math.ceilDiv(n, alignment) * alignment);
+                end = Math.addExact(end, Math.ceilDiv(n, ALIGNMENT) * ALIGNMENT);
             }
             ranges.add(new Range(g.getKey(), from, end));
         }

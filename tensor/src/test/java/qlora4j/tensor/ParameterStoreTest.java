@@ -15,12 +15,12 @@ class ParameterStoreTest {
         try (Backend backend = Backends.open("scalar"); ParameterStore store = mixed(DType.F32).build(backend)) {
             assertThat(store.names()).containsExactly("a", "norm", "b");
             assertThat(store.offset("a")).isZero();
-            assertThat(store.offset("b")).isEqualTo(16);
-            assertThat(store.offset("norm")).isEqualTo(32);
-            assertThat(store.ranges()).containsExactly(new ParameterStore.Range(ParameterStore.DEFAULT_GROUP, 0, 32),
-                    new ParameterStore.Range("no_decay", 32, 48));
+            assertThat(store.offset("b")).isEqualTo(256);
+            assertThat(store.offset("norm")).isEqualTo(512);
+            assertThat(store.ranges()).containsExactly(new ParameterStore.Range(ParameterStore.DEFAULT_GROUP, 0, 512),
+                    new ParameterStore.Range("no_decay", 512, 768));
             assertThat(store.parameters()).isEqualTo(15 + 7 + 16);
-            assertThat(store.flatSize()).isEqualTo(48);
+            assertThat(store.flatSize()).isEqualTo(768);
             for (ParameterStore.Parameter p : store.all()) {
                 assertThat(p.value().data().address() % ArenaPlan.ALIGNMENT).isZero();
                 assertThat(p.grad().data().address() % ArenaPlan.ALIGNMENT).isZero();
@@ -49,11 +49,11 @@ class ParameterStoreTest {
     void memoryIsCountedByUseAndReturned() {
         try (Backend backend = Backends.open("scalar")) {
             ParameterStore f64 = mixed(DType.F64).countedAs(MemoryUse.WEIGHTS).build(backend);
-            assertThat(backend.ledger().held(MemoryUse.WEIGHTS)).isEqualTo(8 * (16 + 16 + 8));
-            assertThat(backend.ledger().held(MemoryUse.GRADIENTS)).isEqualTo(8 * (16 + 16 + 8));
+            assertThat(backend.ledger().held(MemoryUse.WEIGHTS)).isEqualTo(8 * 768);
+            assertThat(backend.ledger().held(MemoryUse.GRADIENTS)).isEqualTo(8 * 768);
             f64.close();
             ParameterStore frozen = mixed(DType.F32).withoutGradients().build(backend);
-            assertThat(backend.ledger().held(MemoryUse.ADAPTERS)).isEqualTo(4 * 48);
+            assertThat(backend.ledger().held(MemoryUse.ADAPTERS)).isEqualTo(4 * 768);
             assertThat(backend.ledger().held(MemoryUse.GRADIENTS)).isZero();
             assertThatThrownBy(() -> frozen.grad("a")).hasMessageContaining("without gradients");
             frozen.close();
@@ -65,7 +65,7 @@ class ParameterStoreTest {
     void planBackendKnowsShapesAlone() {
         try (Backend plan = new PlanBackend(); ParameterStore store = mixed(DType.F32).build(plan);
                 Stream stream = plan.openStream()) {
-            assertThat(plan.ledger().total()).isEqualTo(2 * 4 * 48);
+            assertThat(plan.ledger().total()).isEqualTo(2 * 4 * 768);
             assertThat(store.grad("norm").shape()).containsExactly(7);
             assertThat(store.param("a").device()).isEqualTo(Device.PLAN);
             store.zeroGrads(stream);

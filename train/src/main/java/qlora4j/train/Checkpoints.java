@@ -13,7 +13,7 @@ import java.util.Map;
 import java.util.Optional;
 import java.util.regex.Pattern;
 import java.util.stream.Stream;
-import qlora4j.optim.AdamW;
+import qlora4j.optim.PagedStates;
 import qlora4j.safetensors.AtomicFile;
 import qlora4j.safetensors.Safetensors;
 import qlora4j.safetensors.SafetensorsWriter;
@@ -117,10 +117,11 @@ public final class Checkpoints {
         Tensor host = Tensor.zeros(flat.dtype(), flat.shape());
         backend.download(flat, host);
         SafetensorsWriter writer = new SafetensorsWriter().add(PARAMETERS, host);
-        for (int i = 0; i < AdamW.STATES.size(); i++) {
-            Tensor state = Tensor.zeros(flat.dtype(), flat.shape());
-            trainer.optimizer().states().read(i, 0, state);
-            writer.add(AdamW.STATES.get(i), state);
+        PagedStates states = trainer.optimizer().states();
+        for (int i = 0; i < states.names().size(); i++) {
+            Tensor state = states.host(i);
+            states.read(i, 0, state);
+            writer.add(states.names().get(i), state);
         }
         writer.write(file);
     }
@@ -138,18 +139,25 @@ public final class Checkpoints {
         ParameterStore parameters = trainer.parameters();
         try (Safetensors file = Safetensors.open(checkpoint.resolve(STATE))) {
             Tensor flat = parameters.flatParams();
-            for (String name : file.names()) {
-                if (file.tensor(name).dtype() != flat.dtype() || file.tensor(name).size() != flat.size()) {
-                    throw new TrainingException(checkpoint + ": " + name + " is " + file.tensor(name)
-                            + ", this run's parameters are " + flat);
-                }
+            PagedStates states = trainer.optimizer().states();
+            check(checkpoint, file, PARAMETERS, flat);
+            for (int i = 0; i < states.names().size(); i++) {
+                check(checkpoint, file, states.names().get(i), states.host(i));
             }
             trainer.backend().upload(file.tensor(PARAMETERS), flat);
-            for (int i = 0; i < AdamW.STATES.size(); i++) {
-                trainer.optimizer().states().write(i, 0, file.tensor(AdamW.STATES.get(i)));
+            for (int i = 0; i < states.names().size(); i++) {
+                states.write(i, 0, file.tensor(states.names().get(i)));
             }
         }
         trainer.resumeAt(json.path("step").asInt());
+    }
+
+    private static void check(Path checkpoint, Safetensors file, String name, Tensor ours) {
+        if (!file.contains(name) || file.tensor(name).dtype() != ours.dtype()
+                || file.tensor(name).size() != ours.size()) {
+            throw new TrainingException(checkpoint + ": " + name + " is "
+                    + (file.contains(name) ? file.tensor(name) : "missing") + ", this run's is " + ours);
+        }
     }
 
     static void deleteTree(Path root) throws IOException {

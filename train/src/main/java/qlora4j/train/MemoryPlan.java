@@ -41,7 +41,7 @@ public record MemoryPlan(Map<MemoryUse, Long> bytes) {
             LossOptions options = new LossOptions(true, settings.checkpointing());
             ArenaPlan step = ArenaPlan.of(s -> decoder.loss(s, largest, use, options, one, loss, null));
             plan.ledger().add(MemoryUse.ACTIVATIONS, step.bytes());
-            long states = AdamW.STATES.size() * wide.bytes(adapter.parameters().flatSize());
+            long states = AdamW.stateBytes(settings.adam(), wide, adapter.parameters().flatSize());
             plan.ledger().add(MemoryUse.OPTIMIZER, settings.resident().budget(states));
             Map<MemoryUse, Long> held = new EnumMap<>(MemoryUse.class);
             for (MemoryUse use2 : MemoryUse.values()) {

@@ -18,6 +18,9 @@ final class EightBitChecks {
     private static final Pattern CASE = Pattern.compile("((.+)\\.(\\w+)\\.b(\\d+))\\.q");
     private static final String DYNAMIC = "dynamic_";
 
+    private static final String LINEAR = "linear_signed";
+    private static final int LINEAR_POINTS = 255;
+
     private EightBitChecks() {
     }
 
@@ -31,6 +34,8 @@ final class EightBitChecks {
                     } else {
                         oneCase(session, recorded, m.group(1), map(m.group(3)), Integer.parseInt(m.group(4)));
                     }
+                } else if (key.equals(LINEAR)) {
+                    session.report().check(GROUP + key, () -> Compare.bits(linear(), recorded.tensor(key)));
                 } else if (key.indexOf('.') < 0 && map(key) == null) {
                     session.report().unsupported(GROUP + key, "8-bit map " + key);
                 } else if (key.indexOf('.') < 0) {
@@ -43,7 +48,22 @@ final class EightBitChecks {
 
     /** Whether a record is a map that this version has. */
     static boolean isMap(String name) {
-        return map(name) != null;
+        return map(name) != null || name.equals(LINEAR);
+    }
+
+    /**
+     * The linear map, which nothing here uses, from its definition: 255 points from -1 to 1, counted from the nearer
+     * end as in PyTorch, and a second zero in the middle.
+     */
+    private static Tensor linear() {
+        float step = 2f / (LINEAR_POINTS - 1);
+        float[] map = new float[LINEAR_POINTS + 1];
+        for (int i = 0; i < LINEAR_POINTS; i++) {
+            int half = LINEAR_POINTS / 2;
+            float value = i < half ? Math.fma(step, i, -1f) : Math.fma(-step, LINEAR_POINTS - 1 - i, 1f);
+            map[i < half ? i : i + 1] = value;
+        }
+        return Tensor.of(map, map.length);
     }
 
     private static DynamicMap map(String name) {

@@ -10,6 +10,7 @@ import java.util.Map;
 import java.util.TreeSet;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import qlora4j.blockwise.DynamicMap;
 import qlora4j.optim.AdamHyper;
 import qlora4j.optim.AdamHyper.Formula;
 import qlora4j.optim.AdamW;
@@ -29,8 +30,16 @@ final class OptimizerChecks {
     private static final Pattern RECORD = Pattern.compile("(\\w+)\\.(\\w+)\\.params");
     /** The steps after which parameters are recorded. */
     private static final List<Integer> RECORDED = List.of(1, 6, 12);
-    private static final Map<String, Formula> FORMULAS =
-            Map.of("torch_adamw", Formula.TORCH, "bnb_adamw32", Formula.BITSANDBYTES);
+    /** The share of 8-bit codes that must be equal: bitsandbytes divides approximately. */
+    static final double CODES = 0.999;
+    private static final String EIGHT_BIT = "bnb_adamw8";
+    private static final Map<String, Formula> FORMULAS = Map.of("torch_adamw", Formula.TORCH, "bnb_adamw32",
+            Formula.BITSANDBYTES, EIGHT_BIT, Formula.BITSANDBYTES);
+    /** The states in our order, by the names under which they are recorded. */
+    private static final Map<String, Integer> ORDER = Map.of("exp_avg", 0, "exp_avg_sq", 1, "state1", 0, "state2", 1,
+            "absmax1", 2, "absmax2", 3);
+    private static final Map<String, DynamicMap> MAPS = Map.of("qmap1", DynamicMap.SIGNED, "qmap2",
+            DynamicMap.UNSIGNED);
     private static final String PARAMETER = "p";
 
     private final Session session;
@@ -76,7 +85,7 @@ final class OptimizerChecks {
             states.forEach(k -> session.report().unsupported(GROUP + k, why));
             return;
         }
-        Lazy<List<Tensor>> ours = new Lazy<>(() -> steps(set, formula));
+        Lazy<List<Tensor>> ours = new Lazy<>(() -> steps(set, formula, optimizer.equals(EIGHT_BIT)));
         session.report().check(GROUP + name + ".params", () -> {
             Tensor params = recorded.tensor(name + ".params");
             double worst = params.dim(0) == RECORDED.size() ? 0 : Double.POSITIVE_INFINITY;
@@ -85,20 +94,42 @@ final class OptimizerChecks {
             }
             return Outcome.atMost(worst, LIMIT);
         });
-        for (int i = 0; i < states.size(); i++) {
-            int state = RECORDED.size() + i;
-            String key = states.get(i);
-            session.report().check(GROUP + key, () -> Outcome.atMost(
-                    Compare.largest(ours.get().get(state), recorded.tensor(key)), LIMIT));
+        for (String key : states) {
+            String state = key.substring(key.lastIndexOf('.') + 1);
+            session.report().check(GROUP + key, () -> state(state, ours, recorded.tensor(key)));
         }
     }
 
-    /** Parameters after each recorded step, then the final states, whose names sort in the order of ours. */
-    private List<Tensor> steps(String set, Formula formula) throws IOException {
+    private static Outcome state(String state, Lazy<List<Tensor>> ours, Tensor expected) throws IOException {
+        if (MAPS.containsKey(state)) {
+            float[] map = MAPS.get(state).table();
+            return Compare.bits(Tensor.of(map, map.length), expected);
+        }
+        if (!ORDER.containsKey(state) || RECORDED.size() + ORDER.get(state) >= ours.get().size()) {
+            return Outcome.fail("a state that this optimizer does not have");
+        }
+        Tensor own = ours.get().get(RECORDED.size() + ORDER.get(state));
+        return own.dtype() == DType.U8 ? codes(own, expected) : Outcome.atMost(Compare.largest(own, expected), LIMIT);
+    }
+
+    /** Codes of 8 bits: at least {@link #CODES} of them equal. */
+    private static Outcome codes(Tensor ours, Tensor expected) {
+        if (expected.dtype() != DType.U8 || expected.size() != ours.size()) {
+            return Outcome.fail("recorded as " + expected + ", ours is " + ours);
+        }
+        long equal = 0;
+        for (long i = 0; i < ours.size(); i++) {
+            equal += ours.get(i) == expected.get(i) ? 1 : 0;
+        }
+        return new Outcome(equal >= CODES * ours.size(), equal + " of " + ours.size() + " equal", "99.9 %");
+    }
+
+    /** Parameters after each recorded step, then the final states. */
+    private List<Tensor> steps(String set, Formula formula, boolean eightBit) throws IOException {
         JsonNode h = hypers.get(set);
         AdamHyper hyper = new AdamHyper(formula, h.get("betas").get(0).doubleValue(),
                 h.get("betas").get(1).doubleValue(), h.get("eps").doubleValue(), h.get("weight_decay").doubleValue(),
-                1);
+                1, eightBit);
         Tensor grads = recorded.tensor(set + ".grads");
         List<Tensor> results = new ArrayList<>();
         try (ParameterStore store = ParameterStore.builder().add(PARAMETER, grads.cols()).build(session.backend());
@@ -116,10 +147,12 @@ final class OptimizerChecks {
                     results.add(params);
                 }
             }
-            for (int state = 0; state < AdamW.STATES.size(); state++) {
-                Tensor values = Tensor.zeros(DType.F32, grads.cols());
-                adam.states().read(state, 0, values);
-                results.add(values);
+            for (int state = 0; state < adam.states().names().size(); state++) {
+                Tensor all = adam.states().host(state);
+                adam.states().read(state, 0, all);
+                // The flat buffer is padded behind the parameter.
+                long items = state < AdamW.STATES.size() ? grads.cols() : all.size();
+                results.add(all.slice(0, items));
             }
         }
         return results;
