@@ -3,7 +3,8 @@
 //   rstd = 1/sqrt(mean(x^2) + eps)            y = round(x*rstd)*weight        (rounded to x's type first)
 //   g = dy*weight     dx = residual + rstd*(g - x*rstd^2*mean(g*x))           dWeight += sum over rows of dy*x*rstd
 //
-// A block a row; sums in float32. The second read of a row comes from the caches.
+// A block a row; sums in float32. The second read of a row comes from the caches: to keep the row in registers was slower
+// on an H100 (8192x4096 bfloat16: 66 us against 55 forward, 160 against 108 backward), as fewer blocks fit.
 #include "block.cuh"
 #include "elements.cuh"
 

@@ -175,9 +175,10 @@ final class CudaAttention {
         // Enough for every such call of this width, so that it does not grow as sequences do.
         long workspace = backend.workspace(2L * multiprocessors * UNIT * rowBytes);
         Kernel kernel = (q.dtype() == DType.F32 ? decodeF32 : decode)[w];
-        kernel.launch(s, units * splits, 1, 1, DECODE_THREADS, DECODE_THREADS / 32 * UNIT * rowBytes, Kernel.args().ptr(q).ptr(k).ptr(v).ptr(cuQ).ptr(kvStart)
-                .ptr(kvLen).ptr(out).ptr(lse).ptr(workspace).ptr(counters()).i32(sequences).i32(a.heads())
-                .i32(a.kvHeads()).i32(a.headDim()).i32(a.window()).i32(splits).f32((float) a.scale()));
+        kernel.launch(s, units * splits, 1, 1, DECODE_THREADS, DECODE_THREADS / 32 * UNIT * rowBytes,
+                Kernel.args().ptr(q).ptr(k).ptr(v).ptr(cuQ).ptr(kvStart)
+                        .ptr(kvLen).ptr(out).ptr(lse).ptr(workspace).ptr(counters()).i32(sequences).i32(a.heads())
+                        .i32(a.kvHeads()).i32(a.headDim()).i32(a.window()).i32(splits).f32((float) a.scale()));
     }
 
     /** Among how many blocks the keys of a unit are split: as many as fill the GPU about twice. */

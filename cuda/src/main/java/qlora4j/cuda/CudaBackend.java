@@ -53,6 +53,7 @@ public final class CudaBackend implements Backend {
     private Allocation workspace;
     private long predicted;
     private volatile boolean recording;
+    private volatile boolean recorded;
     private boolean closed;
 
     CudaBackend(Device device, CudaContext context) {
@@ -221,11 +222,11 @@ public final class CudaBackend implements Backend {
     /**
      * The address of scratch memory of at least {@code bytes} that all kernels share: contents live until the next
      * operation. It grows when more is asked for than ever before, which happens in a job's first step and never while
-     * a graph is recorded.
+     * a graph is recorded. What it outgrows is freed unless a recorded step may go on using it.
      */
     synchronized long workspace(long bytes) {
         if (workspace == null || workspace.bytes() < bytes) {
-            if (workspace != null) {
+            if (workspace != null && !recorded) {
                 workspace.close();
             }
             workspace = allocate(bytes, MemoryUse.WORKSPACE);
@@ -306,6 +307,7 @@ public final class CudaBackend implements Backend {
     /** While a step is recorded nothing may be allocated. */
     void recording(boolean on) {
         recording = on;
+        recorded = true;
     }
 
     @Override

@@ -111,4 +111,32 @@ class CudaSampleGpuTest {
         assertThatThrownBy(() -> choose(draw, -inf, -inf)).hasMessageContaining("row 0 is -Infinity");
         choose(draw, 1, 2);
     }
+
+    /** Scratch memory that grew after a step was recorded is not what the recording uses. */
+    @Test
+    void aRecordedStepKeepsItsScratch() {
+        SamplingConfig config = new SamplingConfig(true, 1, 50, 0.9, 1.2, 7);
+        try (CudaBackend b = Gpu.open(); Stream s = b.openStream()) {
+            Tensor logits = Gpu.device(b, logits(DType.F32, 1, 1000));
+            Tensor history = Gpu.device(b, Tensor.of(new int[]{3, 4, 5}, 1, 3));
+            Tensor length = Gpu.device(b, Tensor.of(new int[]{3}, 1));
+            Tensor token = Gpu.device(b, Tensor.of(new int[]{-1}, 1));
+            DecoderOps.sample(s, config, logits, history, length, token);
+            int expected = (int) Gpu.host(b, token).get(0);
+            try (Stream.Recording step = s.record(() -> DecoderOps.sample(s, config, logits, history, length, token))) {
+                DecoderOps.sample(s, config, Gpu.device(b, logits(DType.F32, 1, 100_000)), history, length, token);
+                // These would get the place of what was freed.
+                Tensor[] others = new Tensor[16];
+                for (int i = 0; i < others.length; i++) {
+                    others[i] = Gpu.poisoned(b, DType.I32, 2000 - 256 / 4);
+                }
+                b.upload(Tensor.of(new int[]{-1}, 1), token);
+                step.replay();
+                assertThat((int) Gpu.host(b, token).get(0)).isEqualTo(expected);
+                for (Tensor other : others) {
+                    assertThat(Gpu.host(b, other).toInts()).containsOnly(-1);
+                }
+            }
+        }
+    }
 }
