@@ -105,6 +105,11 @@ final class CudaContext implements AutoCloseable {
         return attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
     }
 
+    /** The most shared memory that a block may ask for. */
+    int sharedPerBlock() {
+        return attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+    }
+
     private int attribute(int which) {
         int[] value = new int[1];
         check(JCudaDriver.cuDeviceGetAttribute(value, which, device), "cuDeviceGetAttribute");

@@ -1,9 +1,12 @@
 package qlora4j.cuda;
 
+import qlora4j.blockwise.BlockwiseKernels;
+import qlora4j.lora.LoraKernels;
 import qlora4j.model.DecoderKernels;
 import qlora4j.optim.OptimKernels;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.KernelProvider;
+import qlora4j.tensor.MatmulKernels;
 
 /** This module's kernels, one class for each kernel interface. */
 public final class CudaKernelProvider implements KernelProvider {
@@ -12,6 +15,11 @@ public final class CudaKernelProvider implements KernelProvider {
         if (!(backend instanceof CudaBackend cuda)) {
             return;
         }
+        Products products = new Products(cuda);
+        CudaBlockwise blockwise = new CudaBlockwise(cuda, products);
+        registry.add(MatmulKernels.class, new CudaMatmul(cuda, products));
+        registry.add(BlockwiseKernels.class, blockwise);
+        registry.add(LoraKernels.class, new CudaLora(cuda, blockwise, products));
         registry.add(DecoderKernels.class, new CudaDecoder(cuda));
         registry.add(OptimKernels.class, new CudaOptim(cuda));
     }

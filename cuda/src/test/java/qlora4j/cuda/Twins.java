@@ -67,6 +67,13 @@ final class Twins implements AutoCloseable {
         return both;
     }
 
+    /** The outputs of an operation on the scalar backend alone. */
+    Tensor[] onScalar(Operation operation) {
+        try (Stream s = scalar.openStream()) {
+            return operation.run(new Run(s));
+        }
+    }
+
     /**
      * Outputs agree within a few roundings of each of the terms summed: {@code 4·√n·ε·magnitude} for n terms of both
      * signs, as in the tests of the vector kernels; a bfloat16 result within {@code spacings} of its neighbours more.

@@ -1,0 +1,274 @@
+package qlora4j.cuda;
+
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import qlora4j.blockwise.BlockwiseKernels;
+import qlora4j.blockwise.DynamicMap;
+import qlora4j.blockwise.QuantType;
+import qlora4j.blockwise.QuantizedTensor;
+import qlora4j.cuda.Products.Epilogue;
+import qlora4j.cuda.Products.Layout;
+import qlora4j.cuda.Products.Matrix;
+import qlora4j.nf4.Codebook;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.MemoryUse;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Block-wise quantization ({@code blockwise.cu}) and products with 4-bit matrices: up to 8 rows of x in
+ * {@code matvec.cu}, up to 64 in {@code smallm.cu}, which decode W as they multiply; for more, W is dequantized into the
+ * workspace and {@link Products} does the rest.
+ */
+final class CudaBlockwise implements BlockwiseKernels {
+    private static final int THREADS = 256;
+    /** Elements a thread of quantize holds, and of dequantize: four times as many. */
+    private static final int PIECE = 8;
+    private static final int DEQUANTIZED_PER_BLOCK = THREADS * PIECE * 4;
+    private static final int WARP = 32;
+    private static final int MEAN_CHUNK = 256;
+    /** Blocks a multiprocessor of quantize4, which makes a table first and then walks over its blocks. */
+    private static final int QUANTIZE_BLOCKS = 4;
+
+    /** {@code struct Codebook} of codebook.cuh: values, thresholds, codes by rank, two flags. */
+    private static final int CODEBOOK_WORDS = 3 * Codebook.SIZE + 2;
+    /** Codebooks begin at such offsets. */
+    private static final int CODEBOOK_BYTES = 256;
+
+    /** Columns that a lane of the tensor-core kernels decodes at once: `in` must be a multiple. */
+    private static final int LANE_COLUMNS = 32;
+    private static final int WORD_COLUMNS = 8;
+    private static final int PAIR_TABLE_BYTES = 256 * 16 * 8;
+    private static final int SMALL_ROWS = 64;
+    private static final int SMALL_THREADS = 512;
+    private static final int SMALL_BLOCK_ROWS = 128;
+    private static final int SMALL_GROUPS = 4;
+    private static final int SLAB = 128;
+
+    private final CudaBackend cuda;
+    private final Products products;
+    private final Tensor codebooks;
+    private final Tensor maps;
+    private final Variants quantize4;
+    private final Variants dequantize4;
+    private final Variants quantize8;
+    private final Variants dequantize8;
+    private final Kernel meanChunks;
+    private final Kernel meanTotal;
+    private final Kernel matvecBf16;
+    private final Kernel matvecF32;
+    private final Kernel[] smallm = new Kernel[3];
+    private final Kernel smallmSum;
+
+    CudaBlockwise(CudaBackend cuda, Products products) {
+        this.cuda = cuda;
+        this.products = products;
+        codebooks = cuda.allocate(MemoryUse.WORKSPACE, DType.U8, (long) QuantType.values().length * CODEBOOK_BYTES);
+        maps = cuda.allocate(MemoryUse.WORKSPACE, DType.F32, DynamicMap.values().length, DynamicMap.SIZE);
+        uploadTables();
+        CudaModules m = cuda.modules();
+        DType[] all = {DType.F64, DType.F32, DType.BF16, DType.F16};
+        quantize4 = Variants.of(m, "blockwise", "quantize4", all);
+        dequantize4 = Variants.of(m, "blockwise", "dequantize4", all);
+        quantize8 = Variants.of(m, "blockwise", "quantize8", all);
+        dequantize8 = Variants.of(m, "blockwise", "dequantize8", all);
+        meanChunks = m.kernel("blockwise", "mean_chunks");
+        meanTotal = m.kernel("blockwise", "mean_total");
+        matvecBf16 = m.kernel("matvec", "nf4_matvec_bf16");
+        matvecF32 = m.kernel("matvec", "nf4_matvec_f32");
+        for (int i = 0; i < smallm.length; i++) {
+            smallm[i] = m.kernel("smallm", "nf4_smallm_" + (2 << i));
+        }
+        smallmSum = m.kernel("smallm", "nf4_smallm_sum");
+    }
+
+    private void uploadTables() {
+        Tensor host = Tensor.zeros(DType.U8, codebooks.shape());
+        for (QuantType type : QuantType.values()) {
+            write(type.codebook(), host.data().asSlice((long) type.ordinal() * CODEBOOK_BYTES, CODEBOOK_BYTES));
+        }
+        cuda.upload(host, codebooks);
+        Tensor values = Tensor.zeros(DType.F32, maps.shape());
+        for (DynamicMap map : DynamicMap.values()) {
+            values.rows(map.ordinal(), map.ordinal() + 1).copyFrom(Tensor.of(map.table(), DynamicMap.SIZE));
+        }
+        cuda.upload(values, maps);
+    }
+
+    private static void write(Codebook codebook, MemorySegment to) {
+        if (CODEBOOK_WORDS * Integer.BYTES > CODEBOOK_BYTES) {
+            throw new IllegalStateException("codebooks overlap");
+        }
+        float[] thresholds = codebook.thresholds();
+        for (int i = 0; i < Codebook.SIZE; i++) {
+            to.setAtIndex(ValueLayout.JAVA_FLOAT, i, codebook.value(i));
+            to.setAtIndex(ValueLayout.JAVA_FLOAT, Codebook.SIZE + i,
+                    i < thresholds.length ? thresholds[i] : Float.POSITIVE_INFINITY);
+            to.setAtIndex(ValueLayout.JAVA_INT, 2 * Codebook.SIZE + i,
+                    (int) (codebook.codesByRank() >>> (4 * i)) & 0xf);
+        }
+        to.setAtIndex(ValueLayout.JAVA_INT, 3 * Codebook.SIZE, codebook.signMagnitude() ? 1 : 0);
+        to.setAtIndex(ValueLayout.JAVA_INT, 3 * Codebook.SIZE + 1, codebook.zeroCode());
+    }
+
+    private long codebook(QuantType type) {
+        return codebooks.data().address() + (long) type.ordinal() * CODEBOOK_BYTES;
+    }
+
+    private long map(DynamicMap map) {
+        return maps.data().address() + DType.F32.bytes((long) map.ordinal() * DynamicMap.SIZE);
+    }
+
+    private static int log2(int blocksize) {
+        return Integer.numberOfTrailingZeros(blocksize);
+    }
+
+    /** Threads that share a block of elements. */
+    private static int group(int blocksize) {
+        return Math.min(blocksize / PIECE, WARP);
+    }
+
+    @Override
+    public void quantize4(Stream stream, Tensor x, QuantType type, int blocksize, Tensor packed, Tensor absmax) {
+        long grid = Math.ceilDiv(absmax.size() * group(blocksize), THREADS);
+        long most = (long) QUANTIZE_BLOCKS * cuda.context().multiprocessors();
+        quantize4.get(x).launch((CudaStream) stream, Math.min(grid, most), THREADS, Kernel.args().ptr(x).i64(x.size())
+                .ptr(codebook(type)).i32(blocksize).ptr(packed).ptr(absmax));
+    }
+
+    @Override
+    public void dequantize4(Stream stream, QuantizedTensor w, Tensor out) {
+        dequantize((CudaStream) stream, w, dequantize4.get(out), out.data().address());
+    }
+
+    private void dequantize(CudaStream s, QuantizedTensor w, Kernel kernel, long out) {
+        kernel.launch(s, Math.ceilDiv(w.size(), DEQUANTIZED_PER_BLOCK), THREADS,
+                weight(Kernel.args(), w).i64(w.size()).ptr(out));
+    }
+
+    /** The arguments that describe a quantized tensor. */
+    private Kernel.Args weight(Kernel.Args args, QuantizedTensor w) {
+        return args.ptr(w.packed()).ptr(w.absmax()).ptr(w.absmax2()).ptr(w.offset()).ptr(map(DynamicMap.SIGNED))
+                .i32(log2(w.config().blocksize())).ptr(codebook(w.config().type()));
+    }
+
+    @Override
+    public void mean(Stream stream, Tensor absmax, Tensor mean) {
+        CudaStream s = (CudaStream) stream;
+        long n = absmax.size();
+        long chunks = Math.ceilDiv(n, MEAN_CHUNK);
+        long sums = cuda.workspace(DType.F64.bytes(Math.max(1, chunks)));
+        meanChunks.launch(s, Math.ceilDiv(chunks, WARP), WARP, Kernel.args().ptr(absmax).i64(n).ptr(sums));
+        meanTotal.launch(s, 1, 1024, Kernel.args().ptr(sums).i64(chunks).i64(n).ptr(mean));
+    }
+
+    @Override
+    public void quantize8(Stream stream, Tensor x, Tensor offset, DynamicMap map, int blocksize, Tensor codes,
+            Tensor absmax) {
+        quantize8.get(x).launch((CudaStream) stream, Math.ceilDiv(absmax.size() * group(blocksize), THREADS), THREADS,
+                Kernel.args().ptr(x).i64(x.size()).ptr(offset).ptr(map(map)).i32(blocksize).ptr(codes).ptr(absmax));
+    }
+
+    @Override
+    public void dequantize8(Stream stream, Tensor codes, Tensor absmax, Tensor offset, DynamicMap map, int blocksize,
+            Tensor out) {
+        dequantize8.get(out).launch((CudaStream) stream, Math.ceilDiv(codes.size(), THREADS), THREADS, Kernel.args()
+                .ptr(codes).ptr(absmax).ptr(offset).ptr(map(map)).i32(log2(blocksize)).i64(codes.size()).ptr(out));
+    }
+
+    @Override
+    public void matmul(Stream stream, Tensor x, QuantizedTensor w, Tensor y) {
+        multiply((CudaStream) stream, x, w, y, false, null, null);
+    }
+
+    /** Whether {@link #multiply} adds residual and bias itself for this many rows. */
+    boolean fuses(Tensor x, QuantizedTensor w) {
+        return x.rows() <= SMALL_ROWS && x.dtype() == DType.BF16 && decodes(x, w, LANE_COLUMNS) && fits(x.rows())
+                || x.rows() <= CudaMatmul.FEW_ROWS && x.dtype() == DType.F32 && decodes(x, w, WORD_COLUMNS);
+    }
+
+    /** Whether rows of W, and of x, begin where they can be read in vectors. */
+    private static boolean decodes(Tensor x, QuantizedTensor w, int columns) {
+        return w.inFeatures() % columns == 0 && CudaMatmul.aligned(x) && CudaMatmul.aligned(w.packed());
+    }
+
+    private static int tiles(int rows) {
+        return rows <= 16 ? 2 : rows <= 32 ? 4 : 8;
+    }
+
+    /** Shared memory of smallm.cu: the table, then two slabs of x for each group or the sums of a block. */
+    private static int sharedBytes(int rows) {
+        int slabs = SMALL_GROUPS * 2 * tiles(rows) * 8 * SLAB * Short.BYTES;
+        return PAIR_TABLE_BYTES + Math.max(slabs, tiles(rows) * 8 * (SMALL_BLOCK_ROWS + 4) * Float.BYTES);
+    }
+
+    private boolean fits(int rows) {
+        return rows <= CudaMatmul.FEW_ROWS || sharedBytes(rows) <= cuda.context().sharedPerBlock();
+    }
+
+    /** {@code y = x·Wᵀ + residual + bias} where {@link #fuses}; elsewhere {@code y = x·Wᵀ}, or added to y. */
+    void multiply(CudaStream s, Tensor x, QuantizedTensor w, Tensor y, boolean accumulate, Tensor residual,
+            Tensor bias) {
+        int m = x.rows();
+        int out = w.outFeatures();
+        int in = w.inFeatures();
+        if (m == 0 || out == 0) {
+            return;
+        }
+        if (accumulate || !fuses(x, w)) {
+            Products.check(x);
+            Matrix dense = dequantized(s, w, x.dtype());
+            products.multiply(s, Layout.NT, Matrix.of(x), dense, Matrix.of(y), Epilogue.plain(1, accumulate));
+            return;
+        }
+        if (m > CudaMatmul.FEW_ROWS) {
+            small(s, x, w, y, residual, bias);
+            return;
+        }
+        boolean f32 = x.dtype() == DType.F32;
+        Kernel.Args args = weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(residual).ptr(bias).ptr(y);
+        if (f32) {
+            matvecF32.launch(s, Math.ceilDiv(out, CudaMatmul.WARPS), CudaMatmul.MATVEC_THREADS, args);
+        } else {
+            int blocks = CudaMatmul.MATVEC_BLOCKS * cuda.context().multiprocessors();
+            matvecBf16.launch(s, Math.min(blocks, Math.ceilDiv(out, CudaMatmul.MATVEC_ROWS)), 1, 1,
+                    CudaMatmul.MATVEC_THREADS, PAIR_TABLE_BYTES, args);
+        }
+    }
+
+    private void small(CudaStream s, Tensor x, QuantizedTensor w, Tensor y, Tensor residual, Tensor bias) {
+        int m = x.rows();
+        int out = w.outFeatures();
+        int in = w.inFeatures();
+        int blocks = Math.ceilDiv(out, SMALL_BLOCK_ROWS);
+        int slabs = Math.ceilDiv(in, SLAB);
+        int parts = Math.clamp(cuda.context().multiprocessors() / blocks, 1, Math.max(1, slabs / (2 * SMALL_GROUPS)));
+        // As in the kernel: no block of columns is left without a slab.
+        parts = Math.ceilDiv(slabs, Math.ceilDiv(slabs, parts));
+        long n = (long) m * out;
+        long partial = parts > 1 ? cuda.workspace(DType.F32.bytes(parts * n)) : 0;
+        boolean whole = parts == 1;
+        smallm[Integer.numberOfTrailingZeros(tiles(m)) - 1].launch(s, blocks, parts, 1, SMALL_THREADS, sharedBytes(m),
+                weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(whole ? residual : null)
+                        .ptr(whole ? bias : null).ptr(y).ptr(partial));
+        if (!whole) {
+            smallmSum.launch(s, Math.ceilDiv(n, THREADS), THREADS,
+                    Kernel.args().ptr(partial).i32(parts).i32(m).i32(out).ptr(residual).ptr(bias).ptr(y));
+        }
+    }
+
+    /** W in the workspace, behind the scratch memory of {@link Products}. */
+    private Matrix dequantized(CudaStream s, QuantizedTensor w, DType type) {
+        long at = cuda.workspace(Products.SCRATCH_BYTES + type.bytes(w.size())) + Products.SCRATCH_BYTES;
+        dequantize(s, w, dequantize4.get(Tensor.shapeOnly(type, 1)), at);
+        return new Matrix(at, type, w.outFeatures(), w.inFeatures(), w.inFeatures());
+    }
+
+    @Override
+    public void matmulBackward(Stream stream, Tensor dy, QuantizedTensor w, boolean accumulate, Tensor dx) {
+        Products.check(dy);
+        CudaStream s = (CudaStream) stream;
+        Matrix dense = dequantized(s, w, dy.dtype());
+        products.multiply(s, Layout.NN, Matrix.of(dy), dense, Matrix.of(dx), Epilogue.plain(1, accumulate));
+    }
+}

@@ -1,0 +1,215 @@
+package qlora4j.cuda;
+
+import qlora4j.cuda.Products.Epilogue;
+import qlora4j.cuda.Products.Layout;
+import qlora4j.cuda.Products.Matrix;
+import qlora4j.lora.Dropout;
+import qlora4j.lora.Linear;
+import qlora4j.lora.LinearWeight;
+import qlora4j.lora.LoraKernels;
+import qlora4j.lora.LoraPair;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Matmul;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Tensor;
+
+/**
+ * The linear layer with adapters. With many rows, y is first made of residual, bias and the adapters' part in one pass,
+ * and the product with W is added to it; dx likewise. Where rows have adapters of their own, each adapter's product runs
+ * over all rows and leaves the others alone: which row has which is read by the kernels, never by the host.
+ */
+final class CudaLora implements LoraKernels {
+    private static final int THREADS = 256;
+    private static final int PIECE = 8;
+    private static final int SUM_COLUMNS = 32;
+    /** Dropout looks at the upper 24 bits of a word. */
+    private static final double UNIT = 0x1p24;
+
+    private final CudaBlockwise blockwise;
+    private final Products products;
+    private final Variants dropout;
+    private final Variants addRows;
+    private final Variants sumRows;
+
+    CudaLora(CudaBackend cuda, CudaBlockwise blockwise, Products products) {
+        this.blockwise = blockwise;
+        this.products = products;
+        CudaModules m = cuda.modules();
+        dropout = Variants.of(m, "lora", "dropout", DType.F32, DType.BF16);
+        addRows = Variants.of(m, "lora", "add_rows", DType.F32, DType.BF16);
+        sumRows = Variants.of(m, "lora", "sum_rows", DType.F32, DType.BF16);
+    }
+
+    /** What is done with one adapter over its rows. */
+    private interface Use {
+        void of(LoraPair pair, Tensor slots, int slot);
+    }
+
+    private static void eachPair(Linear.Call call, Use use) {
+        Tensor ofRow = call.adapters().ofRow();
+        if (ofRow == null) {
+            LoraPair pair = call.single();
+            if (pair != null) {
+                use.of(pair, null, 0);
+            }
+            return;
+        }
+        for (int slot = 0; slot < call.slots().length; slot++) {
+            if (call.slots()[slot] != null) {
+                use.of(call.slots()[slot], ofRow, slot);
+            }
+        }
+    }
+
+    /** The columns of u that an adapter of lower rank uses; rows stay where they are. */
+    private static Matrix part(Tensor u, LoraPair pair) {
+        return Matrix.of(u).columns(pair.rank());
+    }
+
+    @Override
+    public void forward(Stream stream, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u,
+            Tensor dropped) {
+        CudaStream s = (CudaStream) stream;
+        if (x.rows() == 0) {
+            return;
+        }
+        if (u != null) {
+            Tensor xd = droppedInput(s, call, x, dropped);
+            eachPair(call, (pair, slots, slot) -> products.multiply(s, Layout.NT, Matrix.of(xd), Matrix.of(pair.a()),
+                    part(u, pair), new Epilogue(1, false, null, null, slots, slot)));
+        }
+        if (y == null) {
+            return;
+        }
+        Variants.same("residual", y, residual);
+        Variants.same("bias", y, call.bias());
+        if (call.weight() instanceof LinearWeight.Quantized q && blockwise.fuses(x, q.w())) {
+            blockwise.multiply(s, x, q.w(), y, false, residual, call.bias());
+            addAdapters(s, call, u, y, null, null, true);
+            return;
+        }
+        boolean begun = u != null && call.adapters().ofRow() == null && call.single() != null;
+        if (begun) {
+            addAdapters(s, call, u, y, residual, call.bias(), false);
+        } else if (residual != null || call.bias() != null) {
+            addRows(s, residual, call.bias(), y);
+            begun = true;
+        }
+        product(s, call.weight(), x, y, begun);
+        if (u != null && call.adapters().ofRow() != null) {
+            addAdapters(s, call, u, y, null, null, true);
+        }
+    }
+
+    /** {@code y = scale·u·Bᵀ + residual + bias}, or added to y. */
+    private void addAdapters(CudaStream s, Linear.Call call, Tensor u, Tensor y, Tensor residual, Tensor bias,
+            boolean accumulate) {
+        if (u != null) {
+            eachPair(call, (pair, slots, slot) -> products.multiply(s, Layout.NT, part(u, pair), Matrix.of(pair.b()),
+                    Matrix.of(y), new Epilogue((float) pair.scale(), accumulate, residual, bias, slots, slot)));
+        }
+    }
+
+    private void product(CudaStream s, LinearWeight weight, Tensor x, Tensor y, boolean accumulate) {
+        switch (weight) {
+            case LinearWeight.Quantized q -> blockwise.multiply(s, x, q.w(), y, accumulate, null, null);
+            case LinearWeight.Dense d -> Matmul.nt(s, x, d.w(), 1, y, accumulate);
+        }
+    }
+
+    @Override
+    public void backward(Stream stream, Linear.Call call, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx,
+            Tensor du, Tensor dropped) {
+        CudaStream s = (CudaStream) stream;
+        if (dy.rows() == 0) {
+            return;
+        }
+        if (call.dWeight() != null) {
+            Matmul.tn(s, dy, x, 1, call.dWeight(), true);
+        }
+        if (call.dBias() != null) {
+            sumRows(s, dy, call.dBias());
+        }
+        boolean begun = accumulate;
+        if (u != null) {
+            Tensor xd = droppedInput(s, call, x, dropped);
+            eachPair(call, (pair, slots, slot) -> {
+                float scale = (float) pair.scale();
+                products.multiply(s, Layout.NN, Matrix.of(dy), Matrix.of(pair.b()), part(du, pair),
+                        new Epilogue(scale, false, null, null, slots, slot));
+                if (pair.trained()) {
+                    products.multiply(s, Layout.TN, Matrix.of(dy), part(u, pair), Matrix.of(pair.dB()),
+                            new Epilogue(scale, true, null, null, slots, slot));
+                    products.multiply(s, Layout.TN, part(du, pair), Matrix.of(xd), Matrix.of(pair.dA()),
+                            new Epilogue(1, true, null, null, slots, slot));
+                }
+            });
+            begun |= dx != null && backThroughAdapters(s, call, du, dropped, accumulate, dx);
+        }
+        if (dx != null) {
+            LinearWeight weight = call.weight();
+            weight.productBackward(s, dy, begun, dx);
+            if (u != null && (dropped != null || call.adapters().ofRow() != null)) {
+                addBack(s, call, du, dropped, dx);
+            }
+        }
+    }
+
+    /** Begins dx with {@code du·A} where all rows have one adapter and no dropout; whether it did. */
+    private boolean backThroughAdapters(CudaStream s, Linear.Call call, Tensor du, Tensor dropped, boolean accumulate,
+            Tensor dx) {
+        LoraPair pair = call.single();
+        if (pair == null || dropped != null || call.adapters().ofRow() != null) {
+            return false;
+        }
+        products.multiply(s, Layout.NN, part(du, pair), Matrix.of(pair.a()), Matrix.of(dx),
+                Epilogue.plain(1, accumulate));
+        return true;
+    }
+
+    /** {@code dx += dropout'(du·A)}. */
+    private void addBack(CudaStream s, Linear.Call call, Tensor du, Tensor dropped, Tensor dx) {
+        boolean byRow = call.adapters().ofRow() != null;
+        if (dropped != null && byRow) {
+            s.zero(dropped);
+        }
+        eachPair(call, (pair, slots, slot) -> products.multiply(s, Layout.NN, part(du, pair), Matrix.of(pair.a()),
+                Matrix.of(dropped == null ? dx : dropped),
+                new Epilogue(1, dropped == null, null, null, slots, slot)));
+        if (dropped != null) {
+            dropout(s, call.adapters().dropout(), call.module(), dropped, dx, true);
+        }
+    }
+
+    private Tensor droppedInput(CudaStream s, Linear.Call call, Tensor x, Tensor dropped) {
+        if (dropped == null) {
+            return x;
+        }
+        dropout(s, call.adapters().dropout(), call.module(), x, dropped, false);
+        return dropped;
+    }
+
+    /** {@code out = dropout(x)}, or added. */
+    private void dropout(CudaStream s, Dropout d, int module, Tensor x, Tensor out, boolean add) {
+        Variants.same("dropout", x, out);
+        dropout.get(x).launch(s, pieces(x), THREADS, Kernel.args().ptr(x).i64(x.rows()).i32(x.cols()).i64(d.seed())
+                .ptr(d.step()).ptr(d.sample()).ptr(d.position()).i32(module).i32((int) Math.ceil(d.p() * UNIT))
+                .f32(d.scale()).flag(add).ptr(out));
+    }
+
+    /** {@code y = residual + bias}; either may be null. */
+    private void addRows(CudaStream s, Tensor residual, Tensor bias, Tensor y) {
+        addRows.get(y).launch(s, pieces(y), THREADS,
+                Kernel.args().ptr(residual).ptr(bias).i64(y.rows()).i32(y.cols()).flag(false).ptr(y));
+    }
+
+    private void sumRows(CudaStream s, Tensor dy, Tensor dBias) {
+        sumRows.get(dy).launch(s, Math.ceilDiv(dy.cols(), SUM_COLUMNS), THREADS,
+                Kernel.args().ptr(dy).i64(dy.rows()).i32(dy.cols()).flag(dBias.dtype() == DType.F32).ptr(dBias));
+    }
+
+    /** Blocks of a kernel whose threads have eight elements of a row each. */
+    private static long pieces(Tensor t) {
+        return Math.ceilDiv((long) t.rows() * Math.ceilDiv(t.cols(), PIECE), THREADS);
+    }
+}

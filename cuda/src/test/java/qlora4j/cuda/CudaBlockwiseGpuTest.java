@@ -1,0 +1,178 @@
+package qlora4j.cuda;
+
+import java.util.Random;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.EnumSource;
+import qlora4j.blockwise.Blockwise;
+import qlora4j.blockwise.BlockwiseKernels;
+import qlora4j.blockwise.DynamicMap;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.blockwise.QuantType;
+import qlora4j.blockwise.QuantizedTensor;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Quantization gives the scalar backend's bits and products keep the contract's bound, at fresh random sizes, types and
+ * values: NaN, infinities, zeros, blocks too small for a reciprocal, odd tails, every block size.
+ */
+@Tag("gpu")
+class CudaBlockwiseGpuTest {
+    private static final Twins TWINS = new Twins();
+    private static final int TRIES = 60;
+    private static final DType[] TYPES = {DType.F32, DType.BF16, DType.F16, DType.F64};
+    private static final int[] SIZES = {1, 2, 7, 31, 33, 64, 100, 4095, 4097, 33_000, 65_537};
+    private static final double[] SCALES = {1, 1e-3, 3e37, 1e-38, 1e-44, 0};
+    private static final double[] SPECIAL = {0, -0.0, Float.MIN_VALUE, -Float.MIN_NORMAL, 1e-40, Float.MAX_VALUE,
+            Double.POSITIVE_INFINITY, Double.NEGATIVE_INFINITY, Double.NaN};
+
+    private final Random random = new Random(Gpu.SEED);
+
+    @AfterAll
+    static void close() {
+        TWINS.close();
+    }
+
+    private int any(int... values) {
+        return values[random.nextInt(values.length)];
+    }
+
+    private Tensor values(DType type, int n) {
+        Tensor x = Tensor.zeros(type, n);
+        double scale = SCALES[random.nextInt(SCALES.length)];
+        for (int i = 0; i < n; i++) {
+            x.set(i, scale * random.nextGaussian());
+        }
+        for (int s = random.nextInt(8) - 3; s > 0; s--) {
+            x.set(random.nextInt(n), SPECIAL[random.nextInt(SPECIAL.length)]);
+        }
+        return x;
+    }
+
+    private static QuantizedTensor poisoned(Twins.Run run, QuantConfig config, long... shape) {
+        long n = Tensor.elements(shape);
+        return new QuantizedTensor(config, DType.F32, shape, run.out(DType.U8, (n + 1) / 2),
+                run.out(config.nested() ? DType.U8 : DType.F32, config.blocks(n)),
+                config.nested() ? run.out(DType.F32, config.nestedBlocks(n)) : null,
+                config.nested() ? run.out(DType.F32, 1) : null);
+    }
+
+    @ParameterizedTest
+    @EnumSource(QuantType.class)
+    void fourBits(QuantType type) {
+        for (int i = 0; i < TRIES; i++) {
+            QuantConfig config = new QuantConfig(type, 32 << random.nextInt(8), random.nextBoolean());
+            Tensor x = values(TYPES[i % TYPES.length], any(SIZES));
+            DType out = TYPES[random.nextInt(TYPES.length)];
+            TWINS.identical(run -> {
+                QuantizedTensor w = poisoned(run, config, x.size());
+                Tensor back = run.out(out, x.size());
+                Blockwise.quantize(run.s, run.in(x), w);
+                Blockwise.dequantize(run.s, w, back);
+                return config.nested()
+                        ? new Tensor[]{w.packed(), w.absmax(), w.absmax2(), w.offset(), back}
+                        : new Tensor[]{w.packed(), w.absmax(), back};
+            });
+        }
+    }
+
+    @ParameterizedTest
+    @EnumSource(DynamicMap.class)
+    void eightBits(DynamicMap map) {
+        for (int i = 0; i < TRIES; i++) {
+            int blocksize = 32 << random.nextInt(8);
+            Tensor x = values(TYPES[i % TYPES.length], any(SIZES));
+            long blocks = Math.ceilDiv(x.size(), blocksize);
+            Tensor offset = random.nextBoolean() ? Tensor.of(new float[]{0.25f}, 1) : null;
+            DType out = TYPES[random.nextInt(TYPES.length)];
+            TWINS.identical(run -> {
+                Tensor shift = offset == null ? null : run.in(offset);
+                Tensor codes = run.out(DType.U8, x.size());
+                Tensor absmax = run.out(DType.F32, blocks);
+                Tensor back = run.out(out, x.size());
+                Blockwise.quantize8(run.s, run.in(x), shift, map, blocksize, codes, absmax);
+                Blockwise.dequantize8(run.s, codes, absmax, shift, map, blocksize, back);
+                return new Tensor[]{codes, absmax, back};
+            });
+        }
+    }
+
+    /** Numbers of one magnitude, whose sum does not round, and of many, whose sum depends on its order. */
+    @Test
+    void meanInOrder() {
+        for (int n : new int[]{0, 1, 255, 256, 257, 5000, 300_001}) {
+            for (boolean wide : new boolean[]{false, true}) {
+                Tensor x = Tensor.zeros(DType.F32, n);
+                for (int i = 0; i < n; i++) {
+                    x.set(i, wide ? Math.scalb(random.nextGaussian(), random.nextInt(120) - 60) : random.nextDouble());
+                }
+                TWINS.identical(run -> {
+                    Tensor mean = run.out(DType.F32, 1);
+                    run.s.kernels(BlockwiseKernels.class).mean(run.s, run.in(x), mean);
+                    return new Tensor[]{mean};
+                });
+            }
+        }
+    }
+
+    /** Every way a product can take: few rows, up to 64, many; columns that lanes can share or not; all types. */
+    @Test
+    void products() {
+        DType[] types = {DType.F32, DType.BF16, DType.BF16, DType.BF16, DType.F16};
+        for (int i = 0; i < TRIES; i++) {
+            DType type = types[i % types.length];
+            int m = any(1, 2, 5, 8, 9, 17, 33, 64, 65, 101);
+            int in = any(1, 7, 32, 64, 65, 96, 160, 320, 512, 576, 1056);
+            int out = any(1, 2, 15, 16, 33, 64, 130, 200);
+            QuantConfig config = new QuantConfig(QuantType.values()[random.nextInt(2)], any(32, 64, 64, 256, 1024),
+                    random.nextBoolean());
+            boolean accumulate = random.nextBoolean();
+            Tensor w = Gpu.normal(random, DType.F32, out, in);
+            Tensor x = Gpu.normal(random, type, m, in);
+            Tensor dy = Gpu.normal(random, type, m, out);
+            Tensor before = Gpu.normal(random, type, m, in);
+            within(run -> {
+                QuantizedTensor q = poisoned(run, config, out, in);
+                Blockwise.quantize(run.s, run.in(w), q);
+                Tensor y = run.out(type, m, out);
+                Blockwise.matmul(run.s, run.in(x), q, y);
+                return new Tensor[]{y};
+            }, magnitudes(config, w, x, false, null), in);
+            within(run -> {
+                QuantizedTensor q = poisoned(run, config, out, in);
+                Blockwise.quantize(run.s, run.in(w), q);
+                Tensor dx = accumulate ? run.in(before) : run.out(type, m, in);
+                Blockwise.matmulBackward(run.s, run.in(dy), q, accumulate, dx);
+                return new Tensor[]{dx};
+            }, magnitudes(config, w, dy, true, accumulate ? before : null), out + 1);
+        }
+    }
+
+    /** The sums of magnitudes that the contract's bound is made of, by the scalar backend. */
+    private static Tensor magnitudes(QuantConfig config, Tensor w, Tensor x, boolean backward, Tensor before) {
+        try (qlora4j.tensor.Stream s = TWINS.scalar.openStream()) {
+            QuantizedTensor q = QuantizedTensor.allocate(TWINS.scalar, config, DType.F32, w.shape());
+            Tensor dense = Tensor.zeros(DType.F64, w.shape());
+            Blockwise.quantize(s, w, q);
+            Blockwise.dequantize(s, q, dense);
+            Tensor sums = Tensor.zeros(DType.F64, x.rows(), backward ? w.cols() : w.rows());
+            if (before != null) {
+                sums.copyFrom(Products64.magnitude(before));
+            }
+            if (backward) {
+                qlora4j.tensor.Matmul.nn(s, Products64.magnitude(x), Products64.magnitude(dense), 1, sums, true);
+            } else {
+                qlora4j.tensor.Matmul.nt(s, Products64.magnitude(x), Products64.magnitude(dense), 1, sums, true);
+            }
+            return sums;
+        }
+    }
+
+    private static void within(Twins.Operation operation, Tensor magnitude, int terms) {
+        Tensor[][] both = TWINS.run(operation);
+        Products64.within(both[0][0], both[1][0], magnitude, terms * Twins.EPSILON);
+    }
+}
