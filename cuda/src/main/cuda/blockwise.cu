@@ -25,13 +25,15 @@ template <class T>
 __device__ void load_piece(const T *x, long from, long n, bool vector, float shift, float *v) {
     if (vector && from + PIECE <= n) {
         load8(x + from, v);
-    } else {
+#pragma unroll
         for (int i = 0; i < PIECE; i++) {
-            v[i] = from + i < n ? to_f32(x[from + i]) : 0;
+            v[i] -= shift;
         }
-    }
-    for (int i = 0; i < PIECE; i++) {
-        v[i] = from + i < n ? v[i] - shift : 0;
+    } else {
+#pragma unroll
+        for (int i = 0; i < PIECE; i++) {
+            v[i] = from + i < n ? to_f32(x[from + i]) - shift : 0;
+        }
     }
 }
 
@@ -54,6 +56,7 @@ __device__ float normalize(float x, float absmax, float reciprocal) {
 __device__ int code_by_counting(const Codebook &c, float x) {
     float compared = c.sign_magnitude ? fabsf(x) : x;
     int rank = 0;
+#pragma unroll 1
     for (int i = 0; i < 15; i++) {
         rank += compared > c.threshold[i];
     }
@@ -99,40 +102,109 @@ __device__ void make_bins(const Codebook &c, Bins &bins) {
     __syncthreads();
 }
 
-// A group of 4 to 32 threads has a block, each 8 elements, and passes over it where it is longer than 256.
+// What all threads of quantize4 share.
+struct Encoder {
+    const Codebook &codebook;
+    const Bins &bins;
+    bool sign_magnitude, words;
+    unsigned char *packed;
+    long n;
+
+    // Writes the codes of up to eight elements of a block whose largest magnitude has the bits `most`.
+    __device__ void write(const float *v, long first, int most, float constant, float reciprocal) const {
+        int count = (int)min(n - first, (long)PIECE);
+        if (count <= 0) {
+            return;
+        }
+        unsigned int word = 0;
+        if (!isinf(reciprocal) && most < INFINITE) {
+#pragma unroll
+            for (int i = 0; i < PIECE; i++) {
+                float y = v[i] * reciprocal;
+                float compared = sign_magnitude ? fabsf(y) : y;
+                int bin = bin_of(compared, bins.multiplier, bins.offset);
+                unsigned int code = bins.codes[bin] >> (compared > bins.threshold[bin] ? 4 : 0) & 15;
+                code |= sign_magnitude && y < 0 ? 8 : 0;
+                word |= code << shift_of(i);
+            }
+        } else {
+            // A copy, so that v itself stays in registers.
+            float values[PIECE];
+#pragma unroll
+            for (int i = 0; i < PIECE; i++) {
+                values[i] = v[i];
+            }
+            word = slowly(values, constant, reciprocal);
+        }
+        if (count % 2 == 1) {
+            word = word & ~(15u << shift_of(count)) | codebook.zero_code << shift_of(count);
+        }
+        if (words && count == PIECE) {
+            *(unsigned int *)(packed + first / 2) = word;
+        } else {
+            for (int i = 0; i < count; i += 2) {
+                packed[(first + i) / 2] = word >> 4 * i;
+            }
+        }
+    }
+
+    // Where the code of element i stands in a word: the first of a pair in the upper half of its byte.
+    static __device__ int shift_of(int i) {
+        return 4 * (i ^ 1);
+    }
+
+    __device__ __noinline__ unsigned int slowly(const float *v, float constant, float reciprocal) const {
+        unsigned int word = 0;
+#pragma unroll 1
+        for (int i = 0; i < PIECE; i++) {
+            word |= code_by_counting(codebook, normalize(v[i], constant, reciprocal)) << shift_of(i);
+        }
+        return word;
+    }
+};
+
+// A group of 4 to 32 threads has a block, each 8 elements, and passes over it where it is longer than 256. Shorter
+// blocks are read one turn ahead.
 template <class T>
 __device__ void quantize4(const T *x, long n, const Codebook *codebook, int blocksize, unsigned char *packed,
         float *absmax) {
     __shared__ Bins bins;
     make_bins(*codebook, bins);
-    bool sign_magnitude = codebook->sign_magnitude;
-    int zero_code = codebook->zero_code;
-    bool vector = aligned(x, 16), words = aligned(packed, 4);
-    int group = min(blocksize / PIECE, 32);
+    Encoder encoder{*codebook, bins, codebook->sign_magnitude != 0, aligned(packed, 4), packed, n};
+    bool vector = aligned(x, 16);
+    int group = min(blocksize / PIECE, 32), log_group = 31 - __clz(group);
     int passes = blocksize / (PIECE * group);
     long blocks = (n + blocksize - 1) / blocksize;
     long thread = (long)blockIdx.x * blockDim.x + threadIdx.x, threads = (long)gridDim.x * blockDim.x;
     int lane = threadIdx.x % group;
     // Rounded up so that all threads of a warp take part in every shuffle.
     long all = (blocks * group + 31) / 32 * 32;
+    float v[PIECE], next[PIECE];
+    if (passes == 1) {
+        load_piece(x, thread * PIECE, n, vector, 0, next);
+    }
     for (long at = thread; at < all; at += threads) {
-        long block = at / group, from = block * blocksize + lane * PIECE;
-        float v[PIECE];
+        long block = at >> log_group, from = block * blocksize + lane * PIECE;
         int most = 0;
-        for (int pass = 0; pass < passes; pass++) {
-            load_piece(x, from + (long)pass * group * PIECE, n, vector, 0, v);
-            most = max(most, largest_magnitude(v));
+        if (passes == 1) {
+#pragma unroll
+            for (int i = 0; i < PIECE; i++) {
+                v[i] = next[i];
+            }
+            load_piece(x, (at + threads) * PIECE, n, vector, 0, next);
+            most = largest_magnitude(v);
+        } else {
+            for (int pass = 0; pass < passes; pass++) {
+                load_piece(x, from + (long)pass * group * PIECE, n, vector, 0, v);
+                most = max(most, largest_magnitude(v));
+            }
         }
         for (int o = group / 2; o > 0; o /= 2) {
             most = max(most, __shfl_xor_sync(0xffffffff, most, o));
         }
-        if (block >= blocks) {
-            continue;
-        }
         float constant = __int_as_float(most > INFINITE ? NOT_A_NUMBER : most);
         float reciprocal = __fdiv_rn(1, constant);
-        bool usual = !isinf(reciprocal) && most < INFINITE;
-        if (lane == 0) {
+        if (lane == 0 && block < blocks) {
             absmax[block] = constant;
         }
         for (int pass = 0; pass < passes; pass++) {
@@ -140,28 +212,7 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
             if (passes > 1) {
                 load_piece(x, first, n, vector, 0, v);
             }
-            unsigned int word = 0;
-            for (int i = 0; i < PIECE; i++) {
-                int code;
-                if (usual) {
-                    float y = v[i] * reciprocal;
-                    float compared = sign_magnitude ? fabsf(y) : y;
-                    int bin = bin_of(compared, bins.multiplier, bins.offset);
-                    code = bins.codes[bin] >> (compared > bins.threshold[bin] ? 4 : 0) & 15;
-                    code |= sign_magnitude && y < 0 ? 8 : 0;
-                } else {
-                    code = code_by_counting(*codebook, normalize(v[i], constant, reciprocal));
-                }
-                code = first + i < n ? code : zero_code;
-                word |= code << (i % 2 == 0 ? 4 * i + 4 : 4 * i - 4);
-            }
-            if (words && first + PIECE <= n) {
-                *(unsigned int *)(packed + first / 2) = word;
-            } else {
-                for (int i = 0; i < PIECE && first + i < n; i += 2) {
-                    packed[(first + i) / 2] = word >> 4 * i;
-                }
-            }
+            encoder.write(v, first, most, constant, reciprocal);
         }
     }
 }

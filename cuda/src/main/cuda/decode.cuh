@@ -7,19 +7,30 @@
 #define PAIR_COPIES 16
 #define PAIR_TABLE_BYTES (256 * PAIR_COPIES * 8)
 
-// All threads of a block write the table; a barrier must follow.
+// All threads of a block, a multiple of 256, write the table; a barrier must follow.
 __device__ inline void make_pair_table(const Codebook *codebook, float2 *table) {
-    for (int i = threadIdx.x; i < 256 * PAIR_COPIES; i += blockDim.x) {
-        int byte = i / PAIR_COPIES;
-        table[i] = make_float2(codebook->value[byte >> 4], codebook->value[byte & 15]);
+    const int threads_a_row = 16 * PAIR_COPIES;
+    float second = codebook->value[threadIdx.x % threads_a_row / PAIR_COPIES];
+#pragma unroll
+    for (int first = 0; first < 16; first++) {
+        if (first % (blockDim.x / threads_a_row) == threadIdx.x / threads_a_row) {
+            table[first * threads_a_row + threadIdx.x % threads_a_row] = make_float2(codebook->value[first], second);
+        }
     }
 }
 
-// The two weights in byte `n` of a word, rounded to float32, then to bfloat16. `copy` is the lane's copy of the table.
-__device__ inline unsigned int decode_pair(const float2 *copy, unsigned int word, int n, float scale) {
-    unsigned int offset = n == 0 ? word << 7 : word >> (8 * n - 7);
-    float2 v = *(const float2 *)((const char *)copy + (offset & 0x7f80));
+// The two weights in byte `n` of a word, rounded to float32, then to bfloat16. `copy` is the offset of the lane's copy in
+// a row of the table, pair_copy().
+__device__ __forceinline__ unsigned int decode_pair(const float2 *table, unsigned int copy, unsigned int word, int n,
+        float scale) {
+    unsigned int row = n == 0 ? word << 7 : word >> (8 * n - 7), offset;
+    asm("lop3.b32 %0, %1, 0x7f80, %2, 0xea;" : "=r"(offset) : "r"(row), "r"(copy));   // row & 0x7f80 | copy
+    float2 v = *(const float2 *)((const char *)table + offset);
     return pack_bf16(v.x * scale, v.y * scale);
+}
+
+__device__ __forceinline__ unsigned int pair_copy() {
+    return threadIdx.x % PAIR_COPIES * sizeof(float2);
 }
 
 // A block's constant as it is read ahead, before the second level is applied.

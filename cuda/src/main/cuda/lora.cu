@@ -1,5 +1,8 @@
 // The element-wise steps of the linear layer with adapters (qlora4j.lora.ComposedLora; ScalarLora is the reference).
-// Its products are in gemm.cu.
+// Its products are in gemm.cu; those of a few rows, m <= 8, here, all in float32:
+//
+//   lora_down  u [m, r] = x [m, in] * A [r, in]^T
+//   lora_up    y [m, out] += scale * u * B [out, r]^T
 //
 //   dropout    out [rows, n] = dropout(x), or added: an element is kept as qlora4j.lora.Dropout says
 //   add_rows   y [rows, n] = residual [rows, n] + bias [n] (either may be null), or added to y
@@ -117,6 +120,108 @@ __device__ void sum_rows(const T *dy, long rows, int n, S *sums) {
     }
 }
 
+#define FEW 8
+#define WARP 32
+
+// Rows of x, u and y that take part: all, or those with slots[row] == slot.
+struct Rows {
+    int m;
+    const int *slots;
+    int slot;
+
+    __device__ bool takes(int row) const {
+        return row < m && (slots == nullptr || slots[row] == slot);
+    }
+};
+
+// Four consecutive elements as floats; p is aligned to four elements.
+__device__ __forceinline__ float4 load4(const f32 *p) {
+    return *(const float4 *)p;
+}
+
+__device__ __forceinline__ float4 load4(const bf16 *p) {
+    uint2 v = *(const uint2 *)p;
+    return make_float4(__uint_as_float(v.x << 16), __uint_as_float(v.x & 0xffff0000u), __uint_as_float(v.y << 16),
+            __uint_as_float(v.y & 0xffff0000u));
+}
+
+// A block has a row of A; its threads' sums are added halves to halves in the warps, then the warps in order.
+template <class T>
+__device__ void lora_down(const T *x, Rows rows, const f32 *a, int in, f32 *u, int u_stride) {
+    __shared__ float part[FEW][256 / WARP];
+    a += (long)blockIdx.x * in;
+    float acc[FEW] = {};
+    bool vector = in % 4 == 0 && aligned(x, 16) && aligned(a, 16);
+    int rest = vector ? in : 0;
+#pragma unroll 4
+    for (int k = 4 * threadIdx.x; k < rest; k += 4 * blockDim.x) {
+        float4 w = load4(a + k);
+#pragma unroll
+        for (int i = 0; i < FEW; i++) {
+            if (i < rows.m) {
+                float4 v = load4(x + (long)i * in + k);
+                acc[i] = __fmaf_rn(w.x, v.x, acc[i]);
+                acc[i] = __fmaf_rn(w.y, v.y, acc[i]);
+                acc[i] = __fmaf_rn(w.z, v.z, acc[i]);
+                acc[i] = __fmaf_rn(w.w, v.w, acc[i]);
+            }
+        }
+    }
+    for (int k = rest + threadIdx.x; k < in; k += blockDim.x) {
+        float w = a[k];
+#pragma unroll
+        for (int i = 0; i < FEW; i++) {
+            if (i < rows.m) {
+                acc[i] = __fmaf_rn(w, to_f32(x[(long)i * in + k]), acc[i]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < FEW; i++) {
+        for (int o = WARP / 2; o > 0; o /= 2) {
+            acc[i] += __shfl_xor_sync(0xffffffff, acc[i], o);
+        }
+        if (threadIdx.x % WARP == 0) {
+            part[i][threadIdx.x / WARP] = acc[i];
+        }
+    }
+    __syncthreads();
+    if (rows.takes(threadIdx.x)) {
+        float sum = 0;
+        for (int w = 0; w < blockDim.x / WARP; w++) {
+            sum += part[threadIdx.x][w];
+        }
+        u[(long)threadIdx.x * u_stride + blockIdx.x] = sum;
+    }
+}
+
+// Eight threads have a row of B.
+template <class T>
+__device__ void lora_up(const f32 *u, int u_stride, Rows rows, const f32 *b, int out, int r, float scale, T *y) {
+    int at = blockIdx.x * blockDim.x + threadIdx.x, row = at / 8, part = at % 8;
+    float acc[FEW] = {};
+#pragma unroll 4
+    for (int j = part; j < r && row < out; j += 8) {
+        float w = b[(long)row * r + j];
+#pragma unroll
+        for (int i = 0; i < FEW; i++) {
+            if (rows.takes(i)) {
+                acc[i] = __fmaf_rn(w, u[(long)i * u_stride + j], acc[i]);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < FEW; i++) {
+        for (int o = 4; o > 0; o /= 2) {
+            acc[i] += __shfl_xor_sync(0xffffffff, acc[i], o);
+        }
+        if (part == i && row < out && rows.takes(i)) {
+            T &to = y[(long)i * out + row];
+            to = from_f32<T>(to_f32(to) + scale * acc[i]);
+        }
+    }
+}
+
 #define VARIANTS(T)                                                                                                    \
     extern "C" __global__ void __launch_bounds__(256) dropout_##T(const T *x, long rows, int n,                        \
             unsigned long long seed, const int *step, const int *sample, const int *position, int module,              \
@@ -126,6 +231,14 @@ __device__ void sum_rows(const T *dy, long rows, int n, S *sums) {
     extern "C" __global__ void __launch_bounds__(256) add_rows_##T(const T *residual, const T *bias, long rows, int n, \
             int add, T *y) {                                                                                           \
         add_rows(residual, bias, rows, n, add, y);                                                                     \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) lora_down_##T(const T *x, int m, const int *slots, int slot,      \
+            const f32 *a, int in, f32 *u, int u_stride) {                                                              \
+        lora_down(x, Rows{m, slots, slot}, a, in, u, u_stride);                                                        \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(256) lora_up_##T(const f32 *u, int u_stride, int m, const int *slots, \
+            int slot, const f32 *b, int out, int r, float scale, T *y) {                                               \
+        lora_up(u, u_stride, Rows{m, slots, slot}, b, out, r, scale, y);                                               \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) sum_rows_##T(const T *dy, long rows, int n, int sums_are_f32,    \
             void *sums) {                                                                                              \

@@ -72,7 +72,7 @@ __device__ void smallm(const bf16 *x, int m, const unsigned char *packed, const 
     float shift = c.absmax2 == nullptr ? 0 : *c.offset;
     make_pair_table(codebook, table);
     __syncthreads();
-    const float2 *copy = table + lane % PAIR_COPIES;
+    unsigned int copy = pair_copy();
     float acc[2][tiles][4] = {};
     int parity = 0;
     for (int slab = first + group; slab < end; slab += KGROUPS, parity ^= 1) {
@@ -99,10 +99,10 @@ __device__ void smallm(const bf16 *x, int m, const unsigned char *packed, const 
                 unsigned int w0 = word_of(words[r][0], j), w1 = word_of(words[r][1], j);
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    a[r][h][0] = decode_pair(copy, w0, 2 * h, scale[r][0]);
-                    a[r][h][1] = decode_pair(copy, w1, 2 * h, scale[r][1]);
-                    a[r][h][2] = decode_pair(copy, w0, 2 * h + 1, scale[r][0]);
-                    a[r][h][3] = decode_pair(copy, w1, 2 * h + 1, scale[r][1]);
+                    a[r][h][0] = decode_pair(table, copy, w0, 2 * h, scale[r][0]);
+                    a[r][h][1] = decode_pair(table, copy, w1, 2 * h, scale[r][1]);
+                    a[r][h][2] = decode_pair(table, copy, w0, 2 * h + 1, scale[r][0]);
+                    a[r][h][3] = decode_pair(table, copy, w1, 2 * h + 1, scale[r][1]);
                 }
             }
 #pragma unroll

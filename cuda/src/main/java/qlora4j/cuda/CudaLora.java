@@ -22,6 +22,8 @@ final class CudaLora implements LoraKernels {
     private static final int THREADS = 256;
     private static final int PIECE = 8;
     private static final int SUM_COLUMNS = 32;
+    /** Threads of lora_up that share an output. */
+    private static final int SHARE = 8;
     /** Dropout looks at the upper 24 bits of a word. */
     private static final double UNIT = 0x1p24;
 
@@ -30,6 +32,8 @@ final class CudaLora implements LoraKernels {
     private final Variants dropout;
     private final Variants addRows;
     private final Variants sumRows;
+    private final Variants down;
+    private final Variants up;
 
     CudaLora(CudaBackend cuda, CudaBlockwise blockwise, Products products) {
         this.blockwise = blockwise;
@@ -38,6 +42,8 @@ final class CudaLora implements LoraKernels {
         dropout = Variants.of(m, "lora", "dropout", DType.F32, DType.BF16);
         addRows = Variants.of(m, "lora", "add_rows", DType.F32, DType.BF16);
         sumRows = Variants.of(m, "lora", "sum_rows", DType.F32, DType.BF16);
+        down = Variants.of(m, "lora", "lora_down", DType.F32, DType.BF16);
+        up = Variants.of(m, "lora", "lora_up", DType.F32, DType.BF16);
     }
 
     /** What is done with one adapter over its rows. */
@@ -73,41 +79,69 @@ final class CudaLora implements LoraKernels {
         if (x.rows() == 0) {
             return;
         }
+        boolean few = x.rows() <= CudaMatmul.FEW_ROWS;
         if (u != null) {
             Tensor xd = droppedInput(s, call, x, dropped);
-            eachPair(call, (pair, slots, slot) -> products.multiply(s, Layout.NT, Matrix.of(xd), Matrix.of(pair.a()),
-                    part(u, pair), new Epilogue(1, false, null, null, slots, slot)));
+            eachPair(call, (pair, slots, slot) -> {
+                if (few) {
+                    fewDown(s, xd, pair, slots, slot, u);
+                } else {
+                    products.multiply(s, Layout.NT, Matrix.of(xd), Matrix.of(pair.a()), part(u, pair),
+                            new Epilogue(1, false, null, null, slots, slot));
+                }
+            });
         }
         if (y == null) {
             return;
         }
         Variants.same("residual", y, residual);
         Variants.same("bias", y, call.bias());
+        boolean single = u != null && call.adapters().ofRow() == null;
         if (call.weight() instanceof LinearWeight.Quantized q && blockwise.fuses(x, q.w())) {
             blockwise.multiply(s, x, q.w(), y, false, residual, call.bias());
-            addAdapters(s, call, u, y, null, null, true);
-            return;
-        }
-        boolean begun = u != null && call.adapters().ofRow() == null && call.single() != null;
-        if (begun) {
+        } else if (single && !few) {
             addAdapters(s, call, u, y, residual, call.bias(), false);
-        } else if (residual != null || call.bias() != null) {
-            addRows(s, residual, call.bias(), y);
-            begun = true;
+            product(s, call.weight(), x, y, true);
+            return;
+        } else {
+            boolean begun = residual != null || call.bias() != null;
+            if (begun) {
+                addRows(s, residual, call.bias(), y);
+            }
+            product(s, call.weight(), x, y, begun);
         }
-        product(s, call.weight(), x, y, begun);
-        if (u != null && call.adapters().ofRow() != null) {
+        if (u != null) {
             addAdapters(s, call, u, y, null, null, true);
         }
     }
 
-    /** {@code y = scale·u·Bᵀ + residual + bias}, or added to y. */
+    /** {@code y = scale·u·Bᵀ + residual + bias}, or added to y; in few rows always added. */
     private void addAdapters(CudaStream s, Linear.Call call, Tensor u, Tensor y, Tensor residual, Tensor bias,
             boolean accumulate) {
-        if (u != null) {
-            eachPair(call, (pair, slots, slot) -> products.multiply(s, Layout.NT, part(u, pair), Matrix.of(pair.b()),
-                    Matrix.of(y), new Epilogue((float) pair.scale(), accumulate, residual, bias, slots, slot)));
-        }
+        boolean few = y.rows() <= CudaMatmul.FEW_ROWS;
+        eachPair(call, (pair, slots, slot) -> {
+            if (few) {
+                fewUp(s, u, pair, slots, slot, y);
+            } else {
+                products.multiply(s, Layout.NT, part(u, pair), Matrix.of(pair.b()), Matrix.of(y),
+                        new Epilogue((float) pair.scale(), accumulate, residual, bias, slots, slot));
+            }
+        });
+    }
+
+    /** {@code u = x·Aᵀ} of up to eight rows. */
+    private void fewDown(CudaStream s, Tensor x, LoraPair pair, Tensor slots, int slot, Tensor u) {
+        Tensor a = Variants.require(DType.F32, "lora_A", pair.a());
+        down.get(x).launch(s, pair.rank(), THREADS, Kernel.args().ptr(x).i32(x.rows()).ptr(slots).i32(slot).ptr(a)
+                .i32(x.cols()).ptr(u).i32(u.cols()));
+    }
+
+    /** {@code y += scale·u·Bᵀ} of up to eight rows. */
+    private void fewUp(CudaStream s, Tensor u, LoraPair pair, Tensor slots, int slot, Tensor y) {
+        Tensor b = Variants.require(DType.F32, "lora_B", pair.b());
+        up.get(y).launch(s, Math.ceilDiv(y.cols() * SHARE, THREADS), THREADS,
+                Kernel.args().ptr(u).i32(u.cols()).i32(y.rows()).ptr(slots).i32(slot).ptr(b).i32(y.cols())
+                        .i32(pair.rank()).f32((float) pair.scale()).ptr(y));
     }
 
     private void product(CudaStream s, LinearWeight weight, Tensor x, Tensor y, boolean accumulate) {

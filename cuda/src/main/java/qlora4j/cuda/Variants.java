@@ -65,4 +65,12 @@ final class Variants {
                     + " with " + b);
         }
     }
+
+    /** {@code t}; an error unless it is of {@code type}. */
+    static Tensor require(DType type, String what, Tensor t) {
+        if (t.dtype() != type) {
+            throw new IllegalArgumentException(what + " on the cuda backend is " + type + ", not " + t);
+        }
+        return t;
+    }
 }
