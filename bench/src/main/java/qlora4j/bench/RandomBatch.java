@@ -10,14 +10,14 @@ import qlora4j.train.data.GlobalBatch;
 import qlora4j.train.data.TokenizedRow;
 
 /** Random tokens to train on: rows of one length, every token but the first of a row predicted. */
-final class RandomBatch {
+public final class RandomBatch {
     private static final int PURPOSE = 0x746f6b73;
 
     private RandomBatch() {
     }
 
     /** {@code n} random tokens below {@code vocab}. */
-    static int[] tokens(int vocab, int n, int item) {
+    public static int[] tokens(int vocab, int n, int item) {
         Philox.Sequence draws = new Philox.Sequence(BenchSettings.SEED, PURPOSE, item);
         int[] tokens = new int[n];
         for (int i = 0; i < n; i++) {
@@ -27,7 +27,7 @@ final class RandomBatch {
     }
 
     /** One micro-batch as an optimizer step reads it. */
-    static GlobalBatch of(int vocab, int rows, int length) {
+    public static GlobalBatch of(int vocab, int rows, int length) {
         List<TokenizedRow> all = new ArrayList<>();
         for (int i = 0; i < rows; i++) {
             all.add(new TokenizedRow(tokens(vocab, length, i), 0, 0));
@@ -36,7 +36,7 @@ final class RandomBatch {
     }
 
     /** Its only micro-batch as the decoder takes it. */
-    static TokenBatch largest(GlobalBatch batch) {
+    public static TokenBatch largest(GlobalBatch batch) {
         return Trainer.tokens(batch.microBatches().getFirst());
     }
 }
