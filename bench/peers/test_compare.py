@@ -62,7 +62,8 @@ class FiguresTest(unittest.TestCase):
         report.rate("step", "training step", (0.5, 0.4, 3), 10, "tok/s")
         with tempfile.TemporaryDirectory() as folder:
             report.write(os.path.join(folder, "x.json"))
-            root = json.load(open(os.path.join(folder, "x.json")))
+            with open(os.path.join(folder, "x.json")) as opened:
+                root = json.load(opened)
         self.assertEqual(root["format"], "qlora4j-bench-1")
         self.assertEqual(root["figures"][0]["value"], 20)
         self.assertEqual(root["figures"][0]["seconds"], 0.5)
