@@ -10,17 +10,22 @@ struct Gradient {
     const int* cu;
     int tiles, sequences, rows, heads, kvHeads, d, window;
     float scale;
+    // dk and dv of few tiles: the heads of a group are shared by `parts` tiles, which leave their sums in float32 here,
+    // [parts, 2, rows, kvHeads, d], for attention_hopper_sum_bf16.
+    float* partial = nullptr;
+    int parts = 1;
 };
 
 // A tile: 128 own rows, x and y, of one head, and the steps over the N rows u, w of the other side. For dq own rows are
 // queries (q, dOut) and the others keys (k, v); for dk and dv keys (k, v) and queries (q, dOut) of each head of the group.
 template <int N, bool KEYS>
 struct Pass {
-    int head, rows, start, length, from, first, end; // from the other row first to end
+    int head, part, rows, start, length, from, first, end; // from the other row first to end
     __device__ __forceinline__ bool find(const Gradient& g, int tile) {
         Span span;
-        int heads = KEYS ? g.kvHeads : g.heads;
-        head = tile % heads;
+        int heads = KEYS ? g.kvHeads * g.parts : g.heads;
+        head = KEYS ? tile % heads / g.parts : tile % heads;
+        part = KEYS ? tile % g.parts : 0;
         // First those with the most steps: the queries at a sequence's end, the keys at its start.
         if (!(KEYS ? find_span_longest_first(g.cu, g.sequences, ROWS, tile / heads, span)
                    : find_span(g.cu, g.sequences, ROWS, (g.tiles - 1 - tile) / heads, span))) {
@@ -39,9 +44,9 @@ struct Pass {
         }
         return true;
     }
-    // How many steps: for keys, those of each head of the group in turn.
+    // How many steps: for keys, those of each head of the group (or the part of it) in turn.
     __device__ __forceinline__ int count(const Gradient& g) const {
-        return (end - first + N - 1) / N * (KEYS ? g.heads / g.kvHeads : 1);
+        return (end - first + N - 1) / N * (KEYS ? g.heads / g.kvHeads / g.parts : 1);
     }
 };
 
@@ -68,7 +73,8 @@ __device__ __forceinline__ void gradient_copies(const Gradient& g, Dealer dealer
             continue;
         }
         long long own = (t.start + t.from) * stride + t.head * g.d;
-        int from = t.first, head = KEYS ? t.head * (g.heads / g.kvHeads) : t.head / (g.heads / g.kvHeads);
+        int from = t.first, group = g.heads / g.kvHeads;
+        int head = KEYS ? t.head * group + t.part * (group / g.parts) : t.head / group;
         for (int step = 0; step < t.count(g); step++) {
             long long other = (t.start + from) * otherStride + head * g.d;
             if (step == 0) {
@@ -104,6 +110,18 @@ __device__ __forceinline__ void gradient_copies(const Gradient& g, Dealer dealer
     copy_wait_all();
 }
 
+// Writes the sums of the lane's two rows, `row` and `row` + 8 of the tile, those below `rows`, counted from `row`.
+template <int D>
+__device__ __forceinline__ void store_partial(float* to, long long stride, int rows, int d, const float (&sums)[D / 2], int row) {
+    to += row * stride + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < D / 2; i += 2) {
+        if (i / 4 * 8 < d && i / 2 % 2 * 8 < rows) {
+            *(float2*) (to + i / 2 % 2 * 8 * stride + i / 4 * 8) = make_float2(sums[i], sums[i + 1]);
+        }
+    }
+}
+
 // p = exp(x·uᵀ - lse), ds = p·(y·wᵀ - delta); dq or dk: sum1 += ds·u; dv: sum2 += p·w.
 template <int D, int N, bool KEYS>
 __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer dealer, char* shared, u32 base, bf16* d1, bf16* d2) {
@@ -121,24 +139,6 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
         }
         long long own = (t.start + t.from) * stride + t.head * g.d;
         float delta[2], lse[2];
-        if (!KEYS) {
-            // Of the lane's two rows, each of which four lanes share.
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int r = row + 8 * h;
-                float sum = 0;
-                for (int c = lane % 4 * 8; c < g.d && r < t.rows; c += 32) {
-                    sum += dot8(*(const uint4*) (g.dOut + own + r * stride + c), *(const uint4*) (g.out + own + r * stride + c));
-                }
-                delta[h] = quad_sum(sum);
-                long long at = t.start + t.from + r;
-                lse[h] = r < t.rows ? g.lse[at * g.heads + t.head] * LOG2E : 0;
-                if (lane % 4 == 0 && r < t.rows) {
-                    g.stats[(long long) t.head * g.rows + at] = delta[h];
-                    g.stats[((long long) g.heads + t.head) * g.rows + at] = lse[h];
-                }
-            }
-        }
         float sum1[D / 2], sum2[KEYS ? D / 2 : 1];
 #pragma unroll
         for (int i = 0; i < D / 2; i++) {
@@ -204,6 +204,24 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
         await(base + At::Y_FULL, parity);
         await(base + At::W_FULL + 8 * ring.slot, ring.parity);
         begin_scores<D, N>(ds, base + At::OWN, group * 64, base + At::W + ring.slot * At::TILE);
+        if (!KEYS) {
+            // Of the lane's two rows, each of which four lanes share.
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int r = row + 8 * h;
+                float sum = 0;
+                for (int c = lane % 4 * 8; c < g.d && r < t.rows; c += 32) {
+                    sum += dot8(*(const uint4*) (g.dOut + own + r * stride + c), *(const uint4*) (g.out + own + r * stride + c));
+                }
+                delta[h] = quad_sum(sum);
+                long long at = t.start + t.from + r;
+                lse[h] = r < t.rows ? g.lse[at * g.heads + t.head] * LOG2E : 0;
+                if (lane % 4 == 0 && r < t.rows) {
+                    g.stats[(long long) t.head * g.rows + at] = delta[h];
+                    g.stats[((long long) g.heads + t.head) * g.rows + at] = lse[h];
+                }
+            }
+        }
         endScores(count == 1);
         for (int left = count - 1; left > 0; left--) {
             int slot = ring.slot;
@@ -222,6 +240,14 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
         endProducts(ring.slot);
         ring.next();
         parity ^= 1;
+        if constexpr (KEYS) {
+            if (g.parts > 1) {
+                float* to = g.partial + 2 * t.part * (long long) g.rows * stride + own;
+                store_partial<D>(to, stride, t.rows - row, g.d, sum1, row);
+                store_partial<D>(to + g.rows * stride, stride, t.rows - row, g.d, sum2, row);
+                continue;
+            }
+        }
         store_rows<D>(d1 + own, stride, t.rows, g.d, sum1, g.scale, g.scale, shared + At::OUT, group * 64);
         if constexpr (KEYS) {
             store_rows<D>(d2 + own, stride, t.rows, g.d, sum2, 1, 1, shared + At::OUT, group * 64);
@@ -269,13 +295,32 @@ __device__ __forceinline__ void gradient(const Gradient& g, u32* counters, bf16*
     }                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                               \
         attention_hopper_dkdv_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v,                   \
-                                          float* stats, const int* cu, bf16* dk, bf16* dv, u32* counters, int tiles, \
-                                          int sequences, int rows, int heads, int kvHeads, int d, int window,              \
-                                          float scale) {                                                                   \
+                                          float* stats, const int* cu, bf16* dk, bf16* dv, u32* counters, float* partial,  \
+                                          int parts, int tiles, int sequences, int rows, int heads, int kvHeads, int d,    \
+                                          int window, float scale) {                                                       \
         gradient<D, 64, true>({dOut, q, k, v, nullptr, nullptr, stats, cu, tiles, sequences, rows, heads, kvHeads, d,      \
-                               window, scale},                                                                             \
+                               window, scale, partial, parts},                                                             \
                               counters, dk, dv);                                                                           \
     }
 
 KERNELS(64)
 KERNELS(128)
+
+// dk and dv from the sums of parts, added in their order; four of n elements of each a thread.
+extern "C" __global__ void attention_hopper_sum_bf16(const float* partial, bf16* dk, bf16* dv, int parts, long long n, float scale) {
+    long long at = (blockIdx.x * (long long) blockDim.x + threadIdx.x) * 4;
+    bool second = at >= n;
+    if (at >= 2 * n) {
+        return;
+    }
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int p = 0; p < parts; p++) {
+        float4 x = *(const float4*) (partial + 2 * p * n + at);
+        sum.x += x.x;
+        sum.y += x.y;
+        sum.z += x.z;
+        sum.w += x.w;
+    }
+    float factor = second ? 1 : scale;
+    *(uint2*) (second ? dv + at - n : dk + at) = make_uint2(pack(sum.x * factor, sum.y * factor), pack(sum.z * factor, sum.w * factor));
+}

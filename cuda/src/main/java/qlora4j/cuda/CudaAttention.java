@@ -19,7 +19,7 @@ import qlora4j.tensor.Tensor;
  * </ul>
  *
  * Grids are sized from the number of rows and sequences; lengths are read on the device. The gradient needs 4 (float32) or
- * 8 bytes of workspace for each query and head, decoding a fixed amount.
+ * 8 bytes of workspace for each query and head, and for few rows a few times dk and dv in float32; decoding a fixed amount.
  */
 final class CudaAttention {
     private static final int MOST_WIDTH = 256;
@@ -36,6 +36,7 @@ final class CudaAttention {
     private static final int HOPPER_ROWS = 128;
     private static final int HOPPER_THREADS = 384;
     private static final int HOPPER_BARRIER_BYTES = 512;
+    private static final int SUM_THREADS = 256;
     /** Rows (query, head) of a unit of {@code attention_decode}, keys of a part at least, threads. */
     private static final int UNIT = 16;
     private static final int PART_KEYS = 256;
@@ -56,6 +57,7 @@ final class CudaAttention {
     private final Kernel[] forwardHopper;
     private final Kernel[] queriesHopper;
     private final Kernel[] keysHopper;
+    private final Kernel sumHopper;
     private final Kernel[] decodeF32;
     private final Kernel[] decode;
 
@@ -78,6 +80,7 @@ final class CudaAttention {
         forwardHopper = kernels("attention_hopper", "attention_hopper_d%d_bf16");
         queriesHopper = kernels("attention_hopper_backward", "attention_hopper_dq_d%d_bf16");
         keysHopper = kernels("attention_hopper_backward", "attention_hopper_dkdv_d%d_bf16");
+        sumHopper = backend.modules().kernel("attention_hopper_backward", "attention_hopper_sum_bf16");
         decodeF32 = kernels("attention_decode", "attention_decode_d%d_f32");
         decode = kernels("attention_decode", "attention_decode_d%d_bf16");
     }
@@ -140,20 +143,29 @@ final class CudaAttention {
                     .ptr(lse).ptr(delta).ptr(cu).ptr(dk).ptr(dv).i32(sequences).i32(n), a));
             return;
         }
-        long stats = backend.workspace(8 * rows * a.heads());
         if (onHopper(a)) {
             long blocks = blocks(rows, sequences, HOPPER_ROWS);
+            int parts = parts(a, blocks, multiprocessors);
+            long partialBytes = parts == 1 ? 0 : 2 * 4 * parts * dk.size();
+            long partial = backend.workspace(partialBytes + 8 * rows * a.heads());
+            long stats = partial + partialBytes;
             int tile = tileBytes(HOPPER_ROWS, w);
             long tiles = blocks * a.heads();
             launchHopper(s, queriesHopper[w], tiles, 7 * tile, shape(Kernel.args().ptr(dOut).ptr(q).ptr(k).ptr(v)
                     .ptr(out).ptr(lse).ptr(cu).ptr(dq).ptr(stats).ptr(counters()).i32(Math.toIntExact(tiles))
                     .i32(sequences).i32(n), a));
-            tiles = blocks * a.kvHeads();
+            tiles = blocks * a.kvHeads() * parts;
             launchHopper(s, keysHopper[w], tiles, 6 * tile + 3 * 2 * 4 * (HOPPER_ROWS / 2),
                     shape(Kernel.args().ptr(dOut).ptr(q).ptr(k).ptr(v).ptr(stats).ptr(cu).ptr(dk).ptr(dv)
-                            .ptr(counters()).i32(Math.toIntExact(tiles)).i32(sequences).i32(n), a));
+                            .ptr(counters()).ptr(partial).i32(parts).i32(Math.toIntExact(tiles)).i32(sequences).i32(n),
+                            a));
+            if (parts > 1) {
+                sumHopper.launch(s, Math.ceilDiv(2 * dk.size(), 4L * SUM_THREADS), SUM_THREADS, Kernel.args()
+                        .ptr(partial).ptr(dk).ptr(dv).i32(parts).i64(dk.size()).f32((float) a.scale()));
+            }
             return;
         }
+        long stats = backend.workspace(8 * rows * a.heads());
         long blocks = blocks(rows, sequences, ROWS);
         int shared = 2 * tileBytes(ROWS, w) + 4 * tileBytes(stepRows(w), w);
         queries[w].launch(s, blocks * a.heads(), 1, 1, BF16_THREADS, shared, shape(Kernel.args().ptr(dOut).ptr(q).ptr(k)
@@ -185,6 +197,18 @@ final class CudaAttention {
     static int splits(AttentionShape a, long units, int multiprocessors) {
         long keys = a.window() == 0 ? a.maxLength() : Math.min(a.maxLength(), a.window() + unitQueries(a) - 1L);
         return (int) Math.clamp(2L * multiprocessors / units, 1, Math.max(1, Math.ceilDiv(keys, PART_KEYS)));
+    }
+
+    /**
+     * Among how many tiles the query heads of a group are shared for dk and dv, where tiles of whole groups are too few to
+     * keep the GPU busy: about two for each multiprocessor, since they differ in length.
+     */
+    static int parts(AttentionShape a, long blocks, int multiprocessors) {
+        int parts = 1;
+        for (int p = 2; p <= group(a) && blocks * a.kvHeads() * parts < 2L * multiprocessors; p++) {
+            parts = group(a) % p == 0 ? p : parts;
+        }
+        return parts;
     }
 
     private static int group(AttentionShape a) {

@@ -36,4 +36,11 @@ class CudaAttentionTest {
     void keysAreSplitToFillTheGpu(long units, int window, int keys, int splits) {
         assertThat(CudaAttention.splits(new AttentionShape(32, 8, 128, window, keys), units, 132)).isEqualTo(splits);
     }
+
+    /** Parts divide a group, and are no more than it takes for two tiles a multiprocessor. */
+    @ParameterizedTest
+    @CsvSource({"32,8,17,2", "32,8,4,4", "32,8,68,1", "32,8,33,1", "32,32,1,1", "24,4,10,6", "24,4,30,3", "64,8,5,8"})
+    void headsAreSharedWhereTilesAreFew(int heads, int kvHeads, long blocks, int parts) {
+        assertThat(CudaAttention.parts(new AttentionShape(heads, kvHeads, 128, 0, 1), blocks, 132)).isEqualTo(parts);
+    }
 }
