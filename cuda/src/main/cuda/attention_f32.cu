@@ -41,7 +41,7 @@ __device__ __forceinline__ void dots(float (&s)[4][4], const Rows& a, const Rows
             right[column * PITCH + row] = b.at(row, from + column);
         }
         __syncthreads();
-#pragma unroll 8
+#pragma unroll 4
         for (int k = 0; k < CHUNK; k++) {
             float4 u = *(const float4*) (left + k * PITCH + y), w = *(const float4*) (right + k * PITCH + x);
             float us[4] = {u.x, u.y, u.z, u.w}, ws[4] = {w.x, w.y, w.z, w.w};
@@ -69,7 +69,7 @@ __device__ __forceinline__ void accumulate(float (&sums)[D / 64][4][4], const fl
             shared.tile[i / 64 * PITCH + i % 64] = b.at(i / 64, c * 64 + i % 64);
         }
         __syncthreads();
-#pragma unroll 8
+#pragma unroll 4
         for (int o = 0; o < ROWS; o++) {
             float4 u = *(const float4*) (shared.p + o * PITCH + y), w = *(const float4*) (shared.tile + o * PITCH + x);
             float us[4] = {u.x, u.y, u.z, u.w}, ws[4] = {w.x, w.y, w.z, w.w};

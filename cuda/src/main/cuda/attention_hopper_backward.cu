@@ -18,14 +18,14 @@ struct Gradient {
 
 // A tile: 128 own rows, x and y, of one head, and the steps over the N rows u, w of the other side. For dq own rows are
 // queries (q, dOut) and the others keys (k, v); for dk and dv keys (k, v) and queries (q, dOut) of each head of the group.
-template <int N, bool KEYS>
+template <int N, bool KEYS, bool PARTS>
 struct Pass {
     int head, part, rows, start, length, from, first, end; // from the other row first to end
     __device__ __forceinline__ bool find(const Gradient& g, int tile) {
         Span span;
-        int heads = KEYS ? g.kvHeads * g.parts : g.heads;
-        head = KEYS ? tile % heads / g.parts : tile % heads;
-        part = KEYS ? tile % g.parts : 0;
+        int parts = PARTS ? g.parts : 1, heads = KEYS ? g.kvHeads * parts : g.heads;
+        head = tile % heads / parts;
+        part = tile % parts;
         // First those with the most steps: the queries at a sequence's end, the keys at its start.
         if (!(KEYS ? find_span_longest_first(g.cu, g.sequences, ROWS, tile / heads, span)
                    : find_span(g.cu, g.sequences, ROWS, (g.tiles - 1 - tile) / heads, span))) {
@@ -46,7 +46,7 @@ struct Pass {
     }
     // How many steps: for keys, those of each head of the group (or the part of it) in turn.
     __device__ __forceinline__ int count(const Gradient& g) const {
-        return (end - first + N - 1) / N * (KEYS ? g.heads / g.kvHeads / g.parts : 1);
+        return (end - first + N - 1) / N * (KEYS ? g.heads / g.kvHeads / (PARTS ? g.parts : 1) : 1);
     }
 };
 
@@ -60,7 +60,7 @@ struct GradientShared {
     static_assert(DEALER + Dealer::BYTES <= BYTES, "room for barriers");
 };
 
-template <int D, int N, bool KEYS>
+template <int D, int N, bool KEYS, bool PARTS>
 __device__ __forceinline__ void gradient_copies(const Gradient& g, Dealer dealer, u32 base) {
     typedef GradientShared<D, N, KEYS> At;
     long long stride = (long long) (KEYS ? g.kvHeads : g.heads) * g.d;
@@ -68,13 +68,13 @@ __device__ __forceinline__ void gradient_copies(const Gradient& g, Dealer dealer
     Ring<At::SLOTS> ring;
     int parity = 1;
     for (int tile = blockIdx.x; dealer.tell(tile); tile = dealer.next()) {
-        Pass<N, KEYS> t;
+        Pass<N, KEYS, PARTS> t;
         if (!t.find(g, tile)) {
             continue;
         }
         long long own = (t.start + t.from) * stride + t.head * g.d;
         int from = t.first, group = g.heads / g.kvHeads;
-        int head = KEYS ? t.head * group + t.part * (group / g.parts) : t.head / group;
+        int head = KEYS ? t.head * group + (PARTS ? t.part * (group / g.parts) : 0) : t.head / group;
         for (int step = 0; step < t.count(g); step++) {
             long long other = (t.start + from) * otherStride + head * g.d;
             if (step == 0) {
@@ -123,7 +123,7 @@ __device__ __forceinline__ void store_partial(float* to, long long stride, int r
 }
 
 // p = exp(x·uᵀ - lse), ds = p·(y·wᵀ - delta); dq or dk: sum1 += ds·u; dv: sum2 += p·w.
-template <int D, int N, bool KEYS>
+template <int D, int N, bool KEYS, bool PARTS>
 __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer dealer, char* shared, u32 base, bf16* d1, bf16* d2) {
     typedef GradientShared<D, N, KEYS> At;
     int group = threadIdx.x / 128 - 1, lane = threadIdx.x % 32;
@@ -133,12 +133,30 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
     Ring<At::SLOTS> ring;
     int parity = 0;
     for (int tile; (tile = dealer.hear()) < g.tiles;) {
-        Pass<N, KEYS> t;
+        Pass<N, KEYS, PARTS> t;
         if (!t.find(g, tile)) {
             continue;
         }
         long long own = (t.start + t.from) * stride + t.head * g.d;
         float delta[2], lse[2];
+        if (!KEYS) {
+            // Of the lane's two rows, each of which four lanes share.
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int r = row + 8 * h;
+                float sum = 0;
+                for (int c = lane % 4 * 8; c < g.d && r < t.rows; c += 32) {
+                    sum += dot8(*(const uint4*) (g.dOut + own + r * stride + c), *(const uint4*) (g.out + own + r * stride + c));
+                }
+                delta[h] = quad_sum(sum);
+                long long at = t.start + t.from + r;
+                lse[h] = r < t.rows ? g.lse[at * g.heads + t.head] * LOG2E : 0;
+                if (lane % 4 == 0 && r < t.rows) {
+                    g.stats[(long long) t.head * g.rows + at] = delta[h];
+                    g.stats[((long long) g.heads + t.head) * g.rows + at] = lse[h];
+                }
+            }
+        }
         float sum1[D / 2], sum2[KEYS ? D / 2 : 1];
 #pragma unroll
         for (int i = 0; i < D / 2; i++) {
@@ -204,24 +222,6 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
         await(base + At::Y_FULL, parity);
         await(base + At::W_FULL + 8 * ring.slot, ring.parity);
         begin_scores<D, N>(ds, base + At::OWN, group * 64, base + At::W + ring.slot * At::TILE);
-        if (!KEYS) {
-            // Of the lane's two rows, each of which four lanes share.
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int r = row + 8 * h;
-                float sum = 0;
-                for (int c = lane % 4 * 8; c < g.d && r < t.rows; c += 32) {
-                    sum += dot8(*(const uint4*) (g.dOut + own + r * stride + c), *(const uint4*) (g.out + own + r * stride + c));
-                }
-                delta[h] = quad_sum(sum);
-                long long at = t.start + t.from + r;
-                lse[h] = r < t.rows ? g.lse[at * g.heads + t.head] * LOG2E : 0;
-                if (lane % 4 == 0 && r < t.rows) {
-                    g.stats[(long long) t.head * g.rows + at] = delta[h];
-                    g.stats[((long long) g.heads + t.head) * g.rows + at] = lse[h];
-                }
-            }
-        }
         endScores(count == 1);
         for (int left = count - 1; left > 0; left--) {
             int slot = ring.slot;
@@ -240,13 +240,11 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
         endProducts(ring.slot);
         ring.next();
         parity ^= 1;
-        if constexpr (KEYS) {
-            if (g.parts > 1) {
-                float* to = g.partial + 2 * t.part * (long long) g.rows * stride + own;
-                store_partial<D>(to, stride, t.rows - row, g.d, sum1, row);
-                store_partial<D>(to + g.rows * stride, stride, t.rows - row, g.d, sum2, row);
-                continue;
-            }
+        if constexpr (PARTS) {
+            float* to = g.partial + 2 * t.part * (long long) g.rows * stride + own;
+            store_partial<D>(to, stride, t.rows - row, g.d, sum1, row);
+            store_partial<D>(to + g.rows * stride, stride, t.rows - row, g.d, sum2, row);
+            continue;
         }
         store_rows<D>(d1 + own, stride, t.rows, g.d, sum1, g.scale, g.scale, shared + At::OUT, group * 64);
         if constexpr (KEYS) {
@@ -255,7 +253,7 @@ __device__ __forceinline__ void gradient_products(const Gradient& g, Dealer deal
     }
 }
 
-template <int D, int N, bool KEYS>
+template <int D, int N, bool KEYS, bool PARTS>
 __device__ __forceinline__ void gradient(const Gradient& g, u32* counters, bf16* d1, bf16* d2) {
     typedef GradientShared<D, N, KEYS> At;
     char* shared = dynamic_shared();
@@ -277,10 +275,10 @@ __device__ __forceinline__ void gradient(const Gradient& g, u32* counters, bf16*
     __syncthreads();
     if (threadIdx.x < 128) {
         fewer_registers<COPIER_REGISTERS>();
-        gradient_copies<D, N, KEYS>(g, dealer, base);
+        gradient_copies<D, N, KEYS, PARTS>(g, dealer, base);
     } else {
         more_registers<REGISTERS>();
-        gradient_products<D, N, KEYS>(g, dealer, shared, base, d1, d2);
+        gradient_products<D, N, KEYS, PARTS>(g, dealer, shared, base, d1, d2);
     }
 }
 
@@ -289,18 +287,23 @@ __device__ __forceinline__ void gradient(const Gradient& g, u32* counters, bf16*
         attention_hopper_dq_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v, const bf16* out,    \
                                         const float* lse, const int* cu, bf16* dq, float* stats, u32* counters, int tiles, \
                                         int sequences, int rows, int heads, int kvHeads, int d, int window, float scale) { \
-        gradient<D, 128, false>({dOut, q, k, v, out, lse, stats, cu, tiles, sequences, rows, heads, kvHeads, d, window,    \
+        gradient<D, 128, false, false>({dOut, q, k, v, out, lse, stats, cu, tiles, sequences, rows, heads, kvHeads, d, window,    \
                                  scale},                                                                                   \
                                 counters, dq, nullptr);                                                                    \
     }                                                                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                               \
-        attention_hopper_dkdv_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v,                   \
-                                          float* stats, const int* cu, bf16* dk, bf16* dv, u32* counters, float* partial,  \
-                                          int parts, int tiles, int sequences, int rows, int heads, int kvHeads, int d,    \
-                                          int window, float scale) {                                                       \
-        gradient<D, 64, true>({dOut, q, k, v, nullptr, nullptr, stats, cu, tiles, sequences, rows, heads, kvHeads, d,      \
-                               window, scale, partial, parts},                                                             \
-                              counters, dk, dv);                                                                           \
+        attention_hopper_dkdv_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v, float* stats, const int* cu,\
+            bf16* dk, bf16* dv, u32* counters, int tiles, int sequences, int rows,                                         \
+            int heads, int kvHeads, int d, int window, float scale) {                                                      \
+        gradient<D, 64, true, false>({dOut, q, k, v, nullptr, nullptr, stats, cu, tiles, sequences, rows, heads, kvHeads,  \
+                                    d, window, scale}, counters, dk, dv);                                                  \
+    }                                                                                                                      \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1)                                                               \
+        attention_hopper_dkdv_parts_d##D##_bf16(const bf16* dOut, const bf16* q, const bf16* k, const bf16* v, float* stats, const int* cu,\
+            bf16* dk, bf16* dv, u32* counters, float* partial, int parts, int tiles, int sequences, int rows,              \
+            int heads, int kvHeads, int d, int window, float scale) {                                                      \
+        gradient<D, 64, true, true>({dOut, q, k, v, nullptr, nullptr, stats, cu, tiles, sequences, rows, heads, kvHeads,   \
+                                    d, window, scale, partial, parts}, counters, dk, dv);                                  \
     }
 
 KERNELS(64)

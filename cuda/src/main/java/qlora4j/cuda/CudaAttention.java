@@ -57,6 +57,7 @@ final class CudaAttention {
     private final Kernel[] forwardHopper;
     private final Kernel[] queriesHopper;
     private final Kernel[] keysHopper;
+    private final Kernel[] keysInPartsHopper;
     private final Kernel sumHopper;
     private final Kernel[] decodeF32;
     private final Kernel[] decode;
@@ -80,6 +81,7 @@ final class CudaAttention {
         forwardHopper = kernels("attention_hopper", "attention_hopper_d%d_bf16");
         queriesHopper = kernels("attention_hopper_backward", "attention_hopper_dq_d%d_bf16");
         keysHopper = kernels("attention_hopper_backward", "attention_hopper_dkdv_d%d_bf16");
+        keysInPartsHopper = kernels("attention_hopper_backward", "attention_hopper_dkdv_parts_d%d_bf16");
         sumHopper = backend.modules().kernel("attention_hopper_backward", "attention_hopper_sum_bf16");
         decodeF32 = kernels("attention_decode", "attention_decode_d%d_f32");
         decode = kernels("attention_decode", "attention_decode_d%d_bf16");
@@ -155,10 +157,14 @@ final class CudaAttention {
                     .ptr(out).ptr(lse).ptr(cu).ptr(dq).ptr(stats).ptr(counters()).i32(Math.toIntExact(tiles))
                     .i32(sequences).i32(n), a));
             tiles = blocks * a.kvHeads() * parts;
-            launchHopper(s, keysHopper[w], tiles, 6 * tile + 3 * 2 * 4 * (HOPPER_ROWS / 2),
-                    shape(Kernel.args().ptr(dOut).ptr(q).ptr(k).ptr(v).ptr(stats).ptr(cu).ptr(dk).ptr(dv)
-                            .ptr(counters()).ptr(partial).i32(parts).i32(Math.toIntExact(tiles)).i32(sequences).i32(n),
-                            a));
+            Kernel.Args args = Kernel.args().ptr(dOut).ptr(q).ptr(k).ptr(v).ptr(stats).ptr(cu).ptr(dk).ptr(dv)
+                    .ptr(counters());
+            if (parts > 1) {
+                args.ptr(partial).i32(parts);
+            }
+            launchHopper(s, (parts > 1 ? keysInPartsHopper : keysHopper)[w], tiles,
+                    6 * tile + 3 * 2 * 4 * (HOPPER_ROWS / 2),
+                    shape(args.i32(Math.toIntExact(tiles)).i32(sequences).i32(n), a));
             if (parts > 1) {
                 sumHopper.launch(s, Math.ceilDiv(2 * dk.size(), 4L * SUM_THREADS), SUM_THREADS, Kernel.args()
                         .ptr(partial).ptr(dk).ptr(dv).i32(parts).i64(dk.size()).f32((float) a.scale()));
