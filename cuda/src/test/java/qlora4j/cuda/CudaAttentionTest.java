@@ -30,9 +30,8 @@ class CudaAttentionTest {
 
     /** 132 multiprocessors: about two blocks each, never fewer than 256 keys a block, never less than one. */
     @ParameterizedTest
-    @CsvSource({"8,0,4096,33", "8,0,192,3", "8,0,65,2", "8,0,64,1", "8,0,0,1", "300,0,4096,1", "8,100,4096,2",
-            "264,0,4096,1",
-            "132,0,4096,2"})
+    @CsvSource({"8,0,16384,33", "8,0,700,3", "8,0,257,2", "8,0,256,1", "8,0,0,1", "300,0,4096,1", "8,300,4096,2",
+            "264,0,4096,1", "132,0,4096,2"})
     void keysAreSplitToFillTheGpu(long units, int window, int keys, int splits) {
         assertThat(CudaAttention.splits(new AttentionShape(32, 8, 128, window, keys), units, 132)).isEqualTo(splits);
     }
