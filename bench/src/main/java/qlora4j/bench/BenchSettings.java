@@ -3,6 +3,7 @@ package qlora4j.bench;
 import java.util.Set;
 import qlora4j.bench.BenchRun.Target;
 import qlora4j.blockwise.QuantConfig;
+import qlora4j.optim.Residency;
 import qlora4j.tensor.DType;
 
 /**
@@ -21,14 +22,22 @@ import qlora4j.tensor.DType;
  * @param prompt tokens of the prompt before decoding
  * @param newTokens tokens to decode at most
  * @param footprint bytes that the memory ceilings read and that the matvec's weights go round: more than a cache holds
+ * @param resident how much of the optimizer's state stays on the device in a training step
  */
 public record BenchSettings(double seconds, DType type, int out, int in, int rank, double dropout, int batch,
-        int length, boolean checkpointing, int prefill, int prompt, int newTokens, long footprint) {
+        int length, boolean checkpointing, int prefill, int prompt, int newTokens, long footprint, Residency resident) {
     /** How linear layers are held. */
     static final QuantConfig QUANTIZE = QuantConfig.QLORA;
     static final long SEED = 20;
     /** The usual footprint. */
     public static final long FOOTPRINT = 256L << 20;
+
+    /** With all of the optimizer's state on the device. */
+    public BenchSettings(double seconds, DType type, int out, int in, int rank, double dropout, int batch, int length,
+            boolean checkpointing, int prefill, int prompt, int newTokens, long footprint) {
+        this(seconds, type, out, in, rank, dropout, batch, length, checkpointing, prefill, prompt, newTokens, footprint,
+                Residency.ALL);
+    }
 
     public BenchSettings {
         if (!(seconds > 0 && seconds <= 3600)) {

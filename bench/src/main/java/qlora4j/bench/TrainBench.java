@@ -7,6 +7,7 @@ import java.util.function.Consumer;
 import qlora4j.bench.Ceilings.Bound;
 import qlora4j.model.Adapter;
 import qlora4j.model.Decoder;
+import qlora4j.optim.Residency;
 import qlora4j.tensor.Backend;
 import qlora4j.train.TrainSettings;
 import qlora4j.train.Trainer;
@@ -26,7 +27,7 @@ final class TrainBench {
         Backend backend = decoder.backend();
         backend.ledger().resetPeak();
         TrainSettings settings = TrainSettings.defaults().withMaxSteps(MOST).withBatch(config.batch(), config.length())
-                .withCheckpointing(config.checkpointing());
+                .withCheckpointing(config.checkpointing()).withResident(config.resident());
         try (Trainer trainer = new Trainer(decoder, adapter.parameters(), adapter.slot(), config.dropout(), settings,
                 MOST, RandomBatch.largest(batch), null)) {
             trainer.step(batch);
@@ -43,7 +44,8 @@ final class TrainBench {
                     config.checkpointing());
             String what = String.format("training step, %d x %d tokens, r = %d%s%s", config.batch(), config.length(),
                     config.rank(), config.checkpointing() ? ", checkpointing" : "",
-                    config.dropout() == 0 ? "" : ", dropout " + config.dropout());
+                    config.dropout() == 0 ? "" : ", dropout " + config.dropout())
+                    + (config.resident().equals(Residency.ALL) ? "" : ", paged optimizer");
             report.accept(Figure.rate("step", what, BenchRun.threads(backend), t, tokens, "tok/s", work, Bound.FLOPS,
                     ceilings.flops()).with("gflop_per_s", work / 1e9 / t.median()));
             report.accept(memory("step.memory", "peak of the step: sum of allocations", backend.ledger().peak()));

@@ -28,6 +28,7 @@ import qlora4j.model.CausalLm;
 import qlora4j.model.DecoderConfig;
 import qlora4j.model.DecoderLoader;
 import qlora4j.model.ModelDirectory;
+import qlora4j.optim.Residency;
 import qlora4j.tensor.Backend;
 
 /** {@code qlora bench}: how fast this machine is, beside what it could do. */
@@ -79,6 +80,10 @@ final class Bench implements Callable<Integer> {
             description = "Compute activations again in the backward pass.")
     private boolean checkpointing;
 
+    @Option(names = "--optim-resident", paramLabel = "BYTES|PERCENT", defaultValue = "100%",
+            description = "How much of the optimizer's state stays on the device, such as 2GiB or 50%%" + SHOWN)
+    private String resident;
+
     @Option(names = "--prefill", paramLabel = "TOKENS", defaultValue = "512",
             description = "Tokens of the prompt whose processing is timed" + SHOWN)
     private int prefill;
@@ -127,7 +132,8 @@ final class Bench implements Callable<Integer> {
                 : Shapes.named(shape == null ? "mistral-7b" : shape);
         int[] size = matrix(kernels);
         BenchSettings settings = new BenchSettings(seconds, compute.dtype(), size[0], size[1], rank, dropout, batch,
-                length, checkpointing, prefill, prompt, newTokens, BenchSettings.FOOTPRINT);
+                length, checkpointing, prefill, prompt, newTokens, BenchSettings.FOOTPRINT,
+                Residency.parse(resident));
         PrintWriter out = spec.commandLine().getOut();
         try (Backend opened = backend.open()) {
             BenchRun.Source source = wanted.stream().noneMatch(Target::needsModel) ? null

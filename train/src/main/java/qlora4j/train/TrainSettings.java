@@ -86,28 +86,32 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
 
     /** The same with a number of steps. */
     public TrainSettings withMaxSteps(int steps) {
-        return with(steps, perDeviceBatch, maxLength, learningRate);
+        return with(steps, perDeviceBatch, maxLength, learningRate, resident, checkpointing);
     }
 
     /** The same with a learning rate. */
     public TrainSettings withLearningRate(double rate) {
-        return with(maxSteps, perDeviceBatch, maxLength, rate);
+        return with(maxSteps, perDeviceBatch, maxLength, rate, resident, checkpointing);
     }
 
     /** The same with a micro-batch size and a row length. */
     public TrainSettings withBatch(int rows, int length) {
-        return with(maxSteps, rows, length, learningRate);
+        return with(maxSteps, rows, length, learningRate, resident, checkpointing);
+    }
+
+    /** The same with another share of the optimizer's state on the device. */
+    public TrainSettings withResident(Residency share) {
+        return with(maxSteps, perDeviceBatch, maxLength, learningRate, share, checkpointing);
     }
 
     /** The same with or without gradient checkpointing. */
     public TrainSettings withCheckpointing(boolean on) {
-        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
-                warmupRatio, maxGradNorm, adam, resident, on, loggingSteps, saveSteps, saveLimit, evalSteps, seed);
+        return with(maxSteps, perDeviceBatch, maxLength, learningRate, resident, on);
     }
 
-    private TrainSettings with(int steps, int rows, int length, double rate) {
+    private TrainSettings with(int steps, int rows, int length, double rate, Residency share, boolean again) {
         return new TrainSettings(steps, epochs, rows, accumulation, length, rate, schedule, warmupRatio, maxGradNorm,
-                adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlusRatio);
+                adam, share, again, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlusRatio);
     }
 
     /** The steps of a run over data that takes {@code stepsPerEpoch}. */
