@@ -9,13 +9,18 @@ import qlora4j.tensor.MemoryUse;
 
 /** Pages in host memory, below a device whose memory is smaller. */
 public final class HostPageStore implements PageStore {
-    private final MemorySegment memory;
+    /** Bytes of page-locked memory that are asked for at once. */
+    private static final int CHUNK_BYTES = 1 << 30;
+
+    private final MemorySegment[] chunks;
+    private final long pagesOfChunk;
     private final int pageBytes;
     private final boolean direct;
     private final Runnable free;
 
-    private HostPageStore(MemorySegment memory, int pageBytes, boolean direct, Runnable free) {
-        this.memory = memory;
+    private HostPageStore(MemorySegment[] chunks, long pagesOfChunk, int pageBytes, boolean direct, Runnable free) {
+        this.chunks = chunks;
+        this.pagesOfChunk = pagesOfChunk;
         this.pageBytes = pageBytes;
         this.direct = direct;
         this.free = free;
@@ -28,7 +33,7 @@ public final class HostPageStore implements PageStore {
         }
         return (pages, pageBytes) -> {
             Allocation a = host.allocate(Math.multiplyExact(pages, (long) pageBytes), MemoryUse.OPTIMIZER);
-            return new HostPageStore(a.data(), pageBytes, false, a::close);
+            return new HostPageStore(new MemorySegment[]{a.data()}, pages, pageBytes, false, a::close);
         };
     }
 
@@ -37,8 +42,12 @@ public final class HostPageStore implements PageStore {
         return (pages, pageBytes) -> {
             HostCopies copies = device.openHostCopies();
             try {
-                return new HostPageStore(copies.hostMemory(Math.multiplyExact(pages, (long) pageBytes)), pageBytes,
-                        true, copies::close);
+                long each = Math.max(1, CHUNK_BYTES / pageBytes);
+                MemorySegment[] chunks = new MemorySegment[Math.toIntExact(Math.ceilDiv(pages, each))];
+                for (int i = 0; i < chunks.length; i++) {
+                    chunks[i] = copies.hostMemory(Math.min(each, pages - i * each) * pageBytes);
+                }
+                return new HostPageStore(chunks, each, pageBytes, true, copies::close);
             } catch (RuntimeException e) {
                 copies.close();
                 throw e;
@@ -48,23 +57,23 @@ public final class HostPageStore implements PageStore {
 
     @Override
     public MemorySegment direct(long page) {
-        return direct ? memory.asSlice(page * pageBytes, pageBytes) : null;
+        return direct ? slice(page, pageBytes) : null;
     }
 
     @Override
     public void read(long page, ByteBuffer target) {
-        MemorySegment.ofBuffer(target).copyFrom(slice(page, target));
+        MemorySegment.ofBuffer(target).copyFrom(slice(page, target.remaining()));
         target.position(target.limit());
     }
 
     @Override
     public void write(long page, ByteBuffer source) {
-        slice(page, source).copyFrom(MemorySegment.ofBuffer(source));
+        slice(page, source.remaining()).copyFrom(MemorySegment.ofBuffer(source));
         source.position(source.limit());
     }
 
-    private MemorySegment slice(long page, ByteBuffer buffer) {
-        return memory.asSlice(page * pageBytes, buffer.remaining());
+    private MemorySegment slice(long page, long bytes) {
+        return chunks[(int) (page / pagesOfChunk)].asSlice(page % pagesOfChunk * pageBytes, bytes);
     }
 
     @Override

@@ -4,7 +4,7 @@ import java.lang.foreign.MemorySegment;
 
 /** Copies between a device and host memory that the device reaches directly, beside the queue of work. */
 public interface HostCopies extends AutoCloseable {
-    /** Page-locked host memory, zeroed; it is freed when this is closed. */
+    /** Page-locked host memory, fewer than 2^31 bytes, zeroed; it is freed when this is closed. */
     MemorySegment hostMemory(long bytes);
 
     /** Copies, once all work enqueued so far is done; returns when the copy is done. */
