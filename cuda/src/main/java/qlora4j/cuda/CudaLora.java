@@ -224,7 +224,7 @@ final class CudaLora implements LoraKernels {
     }
 
     /** {@code out = dropout(x)}, or added. */
-    private void dropout(CudaStream s, Dropout d, int module, Tensor x, Tensor out, boolean add) {
+    void dropout(CudaStream s, Dropout d, int module, Tensor x, Tensor out, boolean add) {
         Variants.same("dropout", x, out);
         dropout.get(x).launch(s, pieces(x), THREADS, Kernel.args().ptr(x).i64(x.rows()).i32(x.cols()).i64(d.seed())
                 .ptr(d.step()).ptr(d.sample()).ptr(d.position()).i32(module).i32((int) Math.ceil(d.p() * UNIT))

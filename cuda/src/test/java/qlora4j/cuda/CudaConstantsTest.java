@@ -25,7 +25,7 @@ class CudaConstantsTest {
             OptimKernels.PARTIALS);
 
     @ParameterizedTest
-    @CsvSource({"adamw.cu,4", "clip.cu,6"})
+    @CsvSource({"adamw.cuh,4", "clip.cu,6"})
     void scalarsLieWhereJavaPutsThem(String source, int expected) throws IOException {
         Matcher m = Pattern.compile("^constexpr int (\\w+) = (\\d+);", Pattern.MULTILINE)
                 .matcher(Files.readString(SOURCES.resolve(source)));
