@@ -77,6 +77,14 @@ class OneRow(torch.nn.Module):
         return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
+def compute_in_float32(model):
+    """The dump's logits are float32, so its peer's are too, whatever compute type the directory asks for."""
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = torch.float32
+            module.compute_type_is_set = True
+
+
 def avoid_cpu_kernels(model):
     """
     Leaves out two CPU kernels of bitsandbytes that compute something else: the product for AVX512-BF16, which is in
@@ -105,6 +113,7 @@ def main():
     ids, ours = read_dump(args.dump)
     model = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32, device_map="cpu").eval()
     ok = check_codes(model, stored_tensors(args.model))
+    compute_in_float32(model)
     avoid_cpu_kernels(model)
     with torch.no_grad():
         theirs = model(input_ids=ids).logits
