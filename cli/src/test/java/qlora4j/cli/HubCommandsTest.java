@@ -49,8 +49,8 @@ class HubCommandsTest {
 
     private void offline(boolean offline) {
         URI endpoint = URI.create("http://127.0.0.1:" + server.getAddress().getPort());
-        HubModels.source(() -> new HubSettings(endpoint, folder.resolve("cache"), null, offline,
-                Duration.ofSeconds(10)));
+        HubModels.source(() -> HubSettings.direct(endpoint, folder.resolve("cache"), Duration.ofSeconds(10))
+                .withOffline(offline));
     }
 
     @AfterEach

@@ -17,9 +17,14 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import qlora4j.blockwise.Blockwise;
+import qlora4j.blockwise.Bnb4bit;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.blockwise.QuantizedTensor;
 import qlora4j.lora.AdapterWeights;
 import qlora4j.lora.LoraConfig;
 import qlora4j.lora.PeftAdapter;
+import qlora4j.model.CheckpointQuantizer;
 import qlora4j.model.DecoderConfig;
 import qlora4j.model.ModelDirectory;
 import qlora4j.model.RopeConfig;
@@ -28,6 +33,7 @@ import qlora4j.safetensors.SafetensorsModel;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
 /** A model that goes out as GGUF comes back as it was. */
@@ -165,6 +171,29 @@ class RoundTripTest {
             assertThat(gguf.tensors().get("blk.0.ffn_down.weight").type()).isEqualTo(GgmlType.F16);
             assertThat(gguf.tensors().get("blk.0.ffn_up.weight").type()).isEqualTo(GgmlType.Q8_0);
             assertThat(gguf.tensors().get("blk.0.attn_norm.weight").type()).isEqualTo(GgmlType.F32);
+        }
+    }
+
+    /** Dequantized is what a checkpoint in 4 bits goes out as. */
+    @Test
+    void aModelInFourBitsGoesOutDequantized() throws IOException {
+        Path model = TinyModel.llama(folder.resolve("model"));
+        Path packed = folder.resolve("packed");
+        try (ModelDirectory source = ModelDirectory.open(model); Backend backend = Backends.open("scalar")) {
+            CheckpointQuantizer.quantize(source, packed, QuantConfig.QLORA, DType.F32, backend, layer -> {
+            });
+        }
+        assertThat(export(packed, folder.resolve("p.gguf"), GgmlType.F32).notes()).singleElement().asString()
+                .contains("4 bits");
+        GgufImport.run(folder.resolve("p.gguf"), folder.resolve("back"), GgufImport.Options.NONE);
+        try (SafetensorsModel a = SafetensorsModel.open(packed);
+                SafetensorsModel b = SafetensorsModel.open(folder.resolve("back"));
+                Backend backend = Backends.open("scalar");
+                Stream stream = backend.openStream()) {
+            QuantizedTensor w = Bnb4bit.read(a, Q_PROJ);
+            Tensor dense = Tensor.zeros(DType.F32, w.shape());
+            Blockwise.dequantize(stream, w, dense);
+            assertThat(b.tensor(Q_PROJ).toFloats()).isEqualTo(dense.toFloats());
         }
     }
 

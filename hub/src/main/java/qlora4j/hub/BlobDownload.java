@@ -143,6 +143,11 @@ final class BlobDownload {
                 }
             }
             out.force(true);
+            if (file.size < 0) {
+                // Git's hash begins with the length, which is known only now.
+                checksum = new Checksum(file.etag, at);
+                read(out, checksum);
+            }
             return checksum.mismatch();
         }
     }

@@ -47,7 +47,8 @@ final class HubClient implements AutoCloseable {
         this.settings = settings;
         this.sleeper = sleeper;
         this.http = HttpClient.newBuilder().followRedirects(HttpClient.Redirect.NEVER)
-                .connectTimeout(settings.timeout()).version(HttpClient.Version.HTTP_1_1).build();
+                .connectTimeout(settings.timeout()).proxy(settings.proxies()).version(HttpClient.Version.HTTP_1_1)
+                .build();
     }
 
     HubSettings settings() {

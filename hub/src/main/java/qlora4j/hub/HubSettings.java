@@ -1,6 +1,7 @@
 package qlora4j.hub;
 
 import java.io.IOException;
+import java.net.ProxySelector;
 import java.net.URI;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -20,9 +21,12 @@ import java.util.regex.Pattern;
  *     default
  * @param token {@code HF_TOKEN}, else what the file {@code HF_TOKEN_PATH} or {@code HF_HOME/token} holds; null for none
  * @param offline {@code HF_HUB_OFFLINE} or {@code TRANSFORMERS_OFFLINE}: the network is never used
+ * @param proxies {@code HTTPS_PROXY}, {@code HTTP_PROXY}, {@code ALL_PROXY} and {@code NO_PROXY}, in either case of
+ *     letters
  * @param timeout how long to wait for an answer to begin or to go on: {@code HF_HUB_DOWNLOAD_TIMEOUT} in seconds
  */
-public record HubSettings(URI endpoint, Path cache, String token, boolean offline, Duration timeout) {
+public record HubSettings(URI endpoint, Path cache, String token, boolean offline, ProxySelector proxies,
+        Duration timeout) {
     private static final String PUBLIC_HUB = "https://huggingface.co";
     private static final Set<String> TRUE = Set.of("1", "on", "yes", "true");
     private static final Pattern VARIABLE = Pattern.compile("\\$(?:(\\w+)|\\{([^}]*)})");
@@ -46,7 +50,22 @@ public record HubSettings(URI endpoint, Path cache, String token, boolean offlin
         return new HubSettings(endpoint(endpoint.isEmpty() ? PUBLIC_HUB : endpoint), cache,
                 token(environment, home, hfHome), isTrue(environment, "HF_HUB_OFFLINE")
                         || isTrue(environment, "TRANSFORMERS_OFFLINE"),
-                timeout(environment));
+                EnvironmentProxies.of(environment), timeout(environment));
+    }
+
+    /** Settings for a server that is asked directly, without a token. */
+    public static HubSettings direct(URI endpoint, Path cache, Duration timeout) {
+        return new HubSettings(endpoint, cache, null, false, EnvironmentProxies.of(Map.of()), timeout);
+    }
+
+    /** The same with another token. */
+    public HubSettings withToken(String other) {
+        return new HubSettings(endpoint, cache, other, offline, proxies, timeout);
+    }
+
+    /** The same with or without the network. */
+    public HubSettings withOffline(boolean other) {
+        return new HubSettings(endpoint, cache, token, other, proxies, timeout);
     }
 
     /** The environment of this process. */

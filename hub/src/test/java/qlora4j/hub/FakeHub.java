@@ -77,7 +77,7 @@ final class FakeHub implements AutoCloseable {
     }
 
     HubSettings settings(Path cache) {
-        return new HubSettings(endpoint(), cache, null, false, Duration.ofSeconds(10));
+        return HubSettings.direct(endpoint(), cache, Duration.ofSeconds(10));
     }
 
     /** Requests that begin so. */

@@ -4,6 +4,7 @@ import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
 
 import java.io.IOException;
+import java.net.Proxy;
 import java.net.URI;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -75,6 +76,22 @@ class HubSettingsTest {
         assertThat(HubSettings.of(Map.of("HF_HUB_DOWNLOAD_TIMEOUT", "5"), home).timeout()).hasSeconds(5);
         assertThatThrownBy(() -> HubSettings.of(Map.of("HF_HUB_DOWNLOAD_TIMEOUT", "soon"), home))
                 .hasMessageContaining("HF_HUB_DOWNLOAD_TIMEOUT");
+    }
+
+    @Test
+    void proxies() throws IOException {
+        HubSettings s = HubSettings.of(Map.of("https_proxy", "proxy.example:3128", "ALL_PROXY", "http://all:1",
+                "NO_PROXY", "localhost, .inside.example"), home);
+        assertThat(s.proxies().select(URI.create("https://huggingface.co")).toString()).contains("proxy.example")
+                .contains("3128");
+        assertThat(s.proxies().select(URI.create("http://huggingface.co")).toString()).contains("all");
+        assertThat(s.proxies().select(URI.create("https://hub.inside.example"))).containsExactly(Proxy.NO_PROXY);
+        assertThat(HubSettings.of(Map.of(), home).proxies().select(URI.create("https://h")))
+                .containsExactly(Proxy.NO_PROXY);
+        assertThatThrownBy(() -> HubSettings.of(Map.of("HTTPS_PROXY", "http://user:secret@h"), home))
+                .hasMessageContaining("HTTPS_PROXY").message().doesNotContain("secret");
+        assertThatThrownBy(() -> HubSettings.of(Map.of("HTTPS_PROXY", "socks5://h"), home))
+                .hasMessageContaining("HTTPS_PROXY");
     }
 
     @Test
