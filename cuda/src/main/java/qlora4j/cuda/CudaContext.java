@@ -14,6 +14,9 @@ import jcuda.driver.JCudaDriver;
  * current in the calling thread; {@link #enter} makes this one current.
  */
 final class CudaContext implements AutoCloseable {
+    /** The oldest GPUs that the PTX in this module is compiled for: Ampere. */
+    private static final int OLDEST_CAPABILITY = 80;
+
     /** Which context each thread has current, so that entering it again costs no call. */
     private static final ThreadLocal<CudaContext> CURRENT = new ThreadLocal<>();
 
@@ -45,12 +48,16 @@ final class CudaContext implements AutoCloseable {
         return new CudaContext(ordinal, false);
     }
 
-    /** Why there is no device of this number, or empty. */
+    /** Why the device of this number cannot be used, or empty. */
     static Optional<String> unavailable(int ordinal) {
         int[] count = new int[1];
         check(JCudaDriver.cuDeviceGetCount(count), "cuDeviceGetCount");
         if (ordinal < count[0]) {
-            return Optional.empty();
+            CUdevice d = device(ordinal);
+            int capability = capability(d);
+            return capability >= OLDEST_CAPABILITY ? Optional.empty()
+                    : Optional.of(name(d) + " has compute capability " + capability / 10 + "." + capability % 10
+                            + "; 8.0 or newer is needed");
         }
         StringBuilder there = new StringBuilder();
         for (int i = 0; i < count[0]; i++) {
@@ -97,22 +104,26 @@ final class CudaContext implements AutoCloseable {
 
     /** Ten times the major plus the minor number: 80, 89, 90 ... */
     int capability() {
-        return 10 * attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
-                + attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
+        return capability(device);
+    }
+
+    private static int capability(CUdevice d) {
+        return 10 * attribute(d, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
+                + attribute(d, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
     }
 
     int multiprocessors() {
-        return attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
+        return attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
     }
 
     /** The most shared memory that a block may ask for. */
     int sharedPerBlock() {
-        return attribute(CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+        return attribute(device, CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
     }
 
-    private int attribute(int which) {
+    private static int attribute(CUdevice d, int which) {
         int[] value = new int[1];
-        check(JCudaDriver.cuDeviceGetAttribute(value, which, device), "cuDeviceGetAttribute");
+        check(JCudaDriver.cuDeviceGetAttribute(value, which, d), "cuDeviceGetAttribute");
         return value[0];
     }
 

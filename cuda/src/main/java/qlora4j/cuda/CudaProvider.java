@@ -7,9 +7,6 @@ import qlora4j.tensor.Device;
 
 /** Offers {@code --backend cuda}, or says why it cannot run here. */
 public final class CudaProvider implements Backends.Provider {
-    /** The oldest GPUs the PTX in this module is compiled for: Ampere. */
-    private static final int OLDEST_CAPABILITY = 80;
-
     @Override
     public String name() {
         return Backend.CUDA;
@@ -25,14 +22,6 @@ public final class CudaProvider implements Backends.Provider {
 
     @Override
     public Backend open(Device device) {
-        CudaContext context = CudaContext.primary(device.index());
-        int capability = context.capability();
-        if (capability < OLDEST_CAPABILITY) {
-            String name = context.name();
-            context.close();
-            throw new IllegalArgumentException("--device " + device + ": " + name + " has compute capability "
-                    + capability / 10 + "." + capability % 10 + "; 8.0 or newer is needed");
-        }
-        return new CudaBackend(device, context);
+        return new CudaBackend(device, CudaContext.primary(device.index()));
     }
 }
