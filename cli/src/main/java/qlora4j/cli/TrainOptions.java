@@ -76,7 +76,7 @@ final class TrainOptions {
     private List<String> modulesToSave = List.of();
 
     @Option(names = "--init-lora-weights", paramLabel = "NAME", defaultValue = "true",
-            description = "true (A uniform, B zero), gaussian, or loftq (what quantization lost)" + SHOWN)
+            description = "true (A uniform) or gaussian; B is zero" + SHOWN)
     private String init;
 
     @Option(names = "--loraplus-lr-ratio", paramLabel = "X", defaultValue = "1",

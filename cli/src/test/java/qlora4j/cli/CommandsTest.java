@@ -158,6 +158,34 @@ class CommandsTest {
 
     /** A 4-bit directory holds what loading the dense model in 4 bits gives, so both write the same text. */
     @Test
+    void trainsAVariantInEightBitsAndMergesIt() throws IOException {
+        Path output = folder.resolve("variant");
+        Ran trained = run(finetune(output, "--max-steps", "3", "--use-dora", "--use-rslora", "--rank-pattern",
+                "q_proj=2", "--alpha-pattern", "v_proj=8", "--layers-to-transform", "1", "--modules-to-save", "norm",
+                "--loraplus-lr-ratio", "4", "--optim", "paged_adamw_8bit", "--optim-resident", "50%"));
+        assertThat(trained.code).as(trained.err).isZero();
+        Ran inspected = run("inspect", output.toString());
+        assertThat(inspected.out).contains(
+                "in layers [1], rank-stabilized, DoRA, ranks {q_proj=2}, alphas {v_proj=8.0}",
+                "modules to save [norm]", "base_model.model.model.norm.weight",
+                "layers.1.self_attn.q_proj.lora_magnitude_vector");
+        assertThat(inspected.out).doesNotContain("layers.0.self_attn.q_proj");
+
+        Path merged = folder.resolve("merged");
+        Ran ran = run("merge", "--model", model.toString(), "--adapter", output.toString(), "--output",
+                merged.toString(), "--into", "dequantized", "--dtype", "float32");
+        assertThat(ran.code).as(ran.err).isZero();
+        assertThat(ran.out).contains("model.layers.1.mlp.up_proj.weight: delta ", "error/delta ",
+                "into dequantized weights");
+        assertThat(ran.err).doesNotContain("trained on");
+        assertThat(greedy(merged)).isNotBlank();
+        Ran again = run("merge", "--model", model.toString(), "--adapter", output.toString(), "--output",
+                merged.toString());
+        assertThat(again.code).isEqualTo(2);
+        assertThat(again.err).contains("a model is there already");
+    }
+
+    @Test
     void quantizesToADirectoryThatLoads() {
         Path output = folder.resolve("nf4");
         Ran ran = run("quantize", "--model", model.toString(), "--output", output.toString());

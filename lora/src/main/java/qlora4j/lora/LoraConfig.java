@@ -57,9 +57,7 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
         /** A uniform in ±1/√in, B zero: PEFT's default, {@code true}. */
         KAIMING("true"),
         /** A normal with deviation 1/r, B zero. */
-        GAUSSIAN("gaussian"),
-        /** The best rank-r approximation of what quantization lost (Li et al. 2023, one iteration). */
-        LOFTQ("loftq");
+        GAUSSIAN("gaussian");
 
         private final String flag;
 
@@ -80,7 +78,7 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
                 }
             }
             throw new IllegalArgumentException("--init-lora-weights " + text
-                    + ": expected true, gaussian or loftq");
+                    + ": expected true or gaussian");
         }
     }
 

@@ -1,6 +1,7 @@
 package qlora4j.model;
 
 import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.nio.file.FileAlreadyExistsException;
 import java.nio.file.Files;
@@ -34,8 +35,8 @@ public final class CheckpointQuantizer {
     private static final List<String> COMPANIONS = List.of(Tokenizer.FILE, Tokenizer.CONFIG_FILE, "tokenizer.model",
             "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", ChatTemplates.FILE,
             GenerationConfig.FILE);
-    private static final String WEIGHTS = SafetensorsModel.DEFAULT_STEM + ".safetensors";
-    private static final String LAYERS = "model.layers.";
+    static final String WEIGHTS = SafetensorsModel.DEFAULT_STEM + ".safetensors";
+    static final String LAYERS = "model.layers.";
     /** Tensors in one allocation start at multiples of this. */
     private static final long PAD = 64;
     private static final ObjectMapper MAPPER = new ObjectMapper();
@@ -108,13 +109,8 @@ public final class CheckpointQuantizer {
         if (decoder.quantization() != null) {
             throw new ModelFormatException(source.path(), "the model is in 4 bits already; give the dense one");
         }
+        refuseModel(target);
         Files.createDirectories(target);
-        for (String name : List.of(DecoderConfig.FILE, WEIGHTS, WEIGHTS + ".index.json")) {
-            if (Files.exists(target.resolve(name))) {
-                throw new FileAlreadyExistsException(target.resolve(name).toString(), null,
-                        "a model is there already; give another directory");
-            }
-        }
         DType wanted = dtype != null ? dtype : decoder.dtype() != null ? decoder.dtype() : DType.F32;
         SafetensorsModel weights = source.weights();
         SafetensorsWriter writer = new SafetensorsWriter().metadata("format", "pt");
@@ -135,16 +131,9 @@ public final class CheckpointQuantizer {
             }
         }
         writer.write(target.resolve(WEIGHTS));
-        for (String name : COMPANIONS) {
-            if (Files.exists(source.path().resolve(name))) {
-                Files.copy(source.path().resolve(name), target.resolve(name), StandardCopyOption.REPLACE_EXISTING);
-            }
-        }
         DecoderConfig quantized = decoder.withDtype(wanted)
                 .withQuantization(new Quantization4bit(config.type(), config.nested(), wanted, List.of()));
-        // Last: a directory without a configuration is not taken for a model.
-        AtomicFile.write(target.resolve(DecoderConfig.FILE), MAPPER.writerWithDefaultPrettyPrinter()
-                .writeValueAsBytes(quantized.toJson(source.configJson())));
+        complete(source, target, quantized.toJson(source.configJson()));
         long before = 0;
         for (Path file : weights.files()) {
             before += Files.size(file);
@@ -152,12 +141,34 @@ public final class CheckpointQuantizer {
         return new Report(before, Files.size(target.resolve(WEIGHTS)), layers);
     }
 
-    private static Tensor cast(Tensor source, DType dtype) {
+    /** Refuses a directory that holds a model. */
+    static void refuseModel(Path target) throws IOException {
+        for (String name : List.of(DecoderConfig.FILE, WEIGHTS, WEIGHTS + ".index.json")) {
+            if (Files.exists(target.resolve(name))) {
+                throw new FileAlreadyExistsException(target.resolve(name).toString(), null,
+                        "a model is there already; give another directory");
+            }
+        }
+    }
+
+    /** Copies what lies beside the weights, then writes the configuration. */
+    static void complete(ModelDirectory source, Path target, ObjectNode config) throws IOException {
+        for (String name : COMPANIONS) {
+            if (Files.exists(source.path().resolve(name))) {
+                Files.copy(source.path().resolve(name), target.resolve(name), StandardCopyOption.REPLACE_EXISTING);
+            }
+        }
+        // Last: a directory without a configuration is not taken for a model.
+        AtomicFile.write(target.resolve(DecoderConfig.FILE),
+                MAPPER.writerWithDefaultPrettyPrinter().writeValueAsBytes(config));
+    }
+
+    static Tensor cast(Tensor source, DType dtype) {
         return source.dtype() == dtype ? source : Tensor.zeros(dtype, source.shape()).copyFrom(source);
     }
 
     /** Quantizes on the device; the result is in host memory. */
-    private static QuantizedTensor quantize(Tensor x, QuantConfig config, Backend backend) {
+    static QuantizedTensor quantize(Tensor x, QuantConfig config, Backend backend) {
         long n = x.size();
         long packed = padded(DType.U8.bytes((n + 1) / 2));
         long absmax = padded(DType.F32.bytes(config.blocks(n)));

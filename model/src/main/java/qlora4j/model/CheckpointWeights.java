@@ -2,9 +2,11 @@ package qlora4j.model;
 
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.util.Arrays;
 import qlora4j.blockwise.Blockwise;
 import qlora4j.blockwise.Bnb4bit;
 import qlora4j.blockwise.QuantConfig;
+import qlora4j.blockwise.QuantizedTensor;
 import qlora4j.lora.LinearWeight;
 import qlora4j.safetensors.SafetensorsView;
 import qlora4j.tensor.Allocation;
@@ -39,18 +41,36 @@ final class CheckpointWeights implements DecoderWeights {
     @Override
     public Tensor dense(String name, long... shape) {
         Tensor device = backend.allocate(MemoryUse.WEIGHTS, type, shape);
-        backend.upload(converted(checked(name, shape), type), device);
+        if (Bnb4bit.contains(view, name)) {
+            // A head in 4 bits: where a list of modules to skip leaves it out. It is used as its dequantized values.
+            try (Stream s = backend.openStream()) {
+                Blockwise.dequantize(s, packed(name, shape), device);
+                s.synchronize();
+            }
+        } else {
+            backend.upload(converted(checked(name, shape), type), device);
+        }
         return device;
+    }
+
+    /** A weight that is in 4 bits already, on the device. */
+    private QuantizedTensor packed(String name, long... shape) {
+        try {
+            QuantizedTensor w = Bnb4bit.read(view, name);
+            if (!Arrays.equals(w.shape(), shape)) {
+                throw new IOException(view.info(name).file() + ": " + name + " is " + w + ", config.json asks for "
+                        + Arrays.toString(shape));
+            }
+            return w.copyTo(backend);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
     }
 
     @Override
     public LinearWeight linear(String name, int out, int in) {
-        try {
-            if (Bnb4bit.contains(view, name)) {
-                return new LinearWeight.Quantized(Bnb4bit.read(view, name).copyTo(backend));
-            }
-        } catch (IOException e) {
-            throw new UncheckedIOException(e);
+        if (Bnb4bit.contains(view, name)) {
+            return new LinearWeight.Quantized(packed(name, out, in));
         }
         if (quantize == null) {
             return new LinearWeight.Dense(dense(name, out, in));
@@ -78,7 +98,7 @@ final class CheckpointWeights implements DecoderWeights {
         Tensor t = view.tensor(name);
         if (!t.hasShape(shape)) {
             throw new IllegalArgumentException(view.info(name).file() + ": " + name + " is " + t
-                    + ", config.json asks for " + java.util.Arrays.toString(shape));
+                    + ", config.json asks for " + Arrays.toString(shape));
         }
         if (!t.dtype().isFloat()) {
             throw new IllegalArgumentException(view.info(name).file() + ": " + name + " is " + t.dtype()

@@ -11,7 +11,7 @@ import qlora4j.tensor.DType;
  * How a decoder is loaded.
  *
  * @param quantize how dense linear weights are held; null: dense, in the compute type. A 4-bit checkpoint's layers stay
- *         as they are
+ *         as they are, its dense ones too
  * @param type the compute type: float32 or bfloat16 (float64 on the scalar backend)
  */
 public record DecoderLoader(QuantConfig quantize, DType type) {
@@ -32,7 +32,9 @@ public record DecoderLoader(QuantConfig quantize, DType type) {
             throw new IllegalArgumentException("--compute-dtype float64 runs on --backend scalar only");
         }
         try {
-            return new Decoder(config, backend, type, new CheckpointWeights(view, backend, type, quantize));
+            // What a 4-bit checkpoint holds densely was left out on purpose (llm_int8_skip_modules).
+            QuantConfig rest = config.quantization() == null ? quantize : null;
+            return new Decoder(config, backend, type, new CheckpointWeights(view, backend, type, rest));
         } catch (UncheckedIOException e) {
             throw e.getCause();
         }
