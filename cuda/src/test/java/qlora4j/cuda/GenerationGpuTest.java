@@ -8,6 +8,7 @@ import java.util.Random;
 import java.util.Set;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
@@ -20,11 +21,14 @@ import qlora4j.model.SamplingConfig;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Tensor;
 
 /** Texts of small models: the GPU writes the tokens that the scalar backend writes, adapters beside the base included. */
 @Tag("gpu")
 class GenerationGpuTest {
     private static final int NEW = 40;
+    /** Positions that the small models are made for. */
+    private static final int LONGEST = 512;
     private static final Backend SCALAR = Backends.open(Backend.SCALAR);
     private static final Backend CUDA = Gpu.open();
 
@@ -52,6 +56,30 @@ class GenerationGpuTest {
             }
         }
         return out;
+    }
+
+    /** Recorded steps of one generator are not disturbed by what another makes the model and the backend grow. */
+    @Test
+    void twoGeneratorsTakeTurns() throws IOException {
+        Path model = TinyModels.write(java.nio.file.Files.createTempDirectory(directory, "model"), "llama", random);
+        Decoder decoder = TinyModels.load(model, CUDA, DType.F32, true);
+        int[] prompt = TinyModels.sequences(random, 5)[0];
+        try (Generator small = new Generator(decoder, 5 + 20)) {
+            int[] alone = small.generate(prompt, 20, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null);
+            try (Generator large = new Generator(decoder, LONGEST)) {
+                int[] longPrompt = TinyModels.sequences(random, 300)[0];
+                large.generate(longPrompt, 20, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null);
+                Tensor[] others = new Tensor[8];
+                for (int i = 0; i < others.length; i++) {
+                    // As large as the smallest table of rotations: it would get the place of one that was freed.
+                    others[i] = Gpu.poisoned(CUDA, DType.F32, 256 * 16 - 64);
+                }
+                assertThat(small.generate(prompt, 20, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null))
+                        .isEqualTo(alone);
+                assertThat(large.generate(longPrompt, 20, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null))
+                        .hasSize(20);
+            }
+        }
     }
 
     @ParameterizedTest

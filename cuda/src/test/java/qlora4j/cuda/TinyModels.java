@@ -38,7 +38,7 @@ final class TinyModels {
     static final int VOCABULARY = 320;
     private static final String SHAPE = """
             "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-05, "vocab_size": 320,
+            "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-05, "vocab_size": 320,
             "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "dtype": "float32",
             """;
     /** What tells each kind from the others. */

@@ -8,7 +8,6 @@ import java.util.Map;
 import qlora4j.lora.Dropout;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
-import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Device;
@@ -32,7 +31,6 @@ public final class Decoder {
     private final Map<String, SlottedWeight> others = new LinkedHashMap<>();
     private final List<DecoderLayer> layers = new ArrayList<>();
     private final Map<String, Linear> linears = new LinkedHashMap<>();
-    private Allocation ropeMemory;
     private Tensor rope;
 
     /**
@@ -131,15 +129,11 @@ public final class Decoder {
         int count = Math.min(config.maxPositions(), Math.max(256, Integer.highestOneBit(positions) * 2));
         int d = config.headDim();
         DType tableType = Linear.wide(type);
-        Allocation memory = backend.allocate(tableType.bytes((long) count * d), MemoryUse.CONSTANTS);
-        Tensor table = memory.tensor(0, tableType, count, d);
+        // A table that was outgrown stays where it is: a recorded step may read it. All together are less than the last.
+        Tensor table = backend.allocate(MemoryUse.CONSTANTS, tableType, count, d);
         if (!table.device().equals(Device.PLAN)) {
             backend.upload(ropeTable(count, tableType), table);
         }
-        if (ropeMemory != null) {
-            ropeMemory.close();
-        }
-        ropeMemory = memory;
         rope = table;
         return rope;
     }
