@@ -2,7 +2,6 @@ package qlora4j.gguf;
 
 import com.fasterxml.jackson.databind.node.JsonNodeFactory;
 import com.fasterxml.jackson.databind.node.ObjectNode;
-import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
@@ -206,9 +205,5 @@ final class ConfigImport {
             throw new GgufException(Kind.BAD_TENSOR, gguf.file(), "there is no tensor " + name);
         }
         return tensor;
-    }
-
-    Path file() {
-        return gguf.file();
     }
 }

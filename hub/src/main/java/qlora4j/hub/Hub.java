@@ -12,6 +12,8 @@ import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.Set;
+import java.util.TreeSet;
+import java.util.stream.Stream;
 import qlora4j.hub.BlobDownload.RemoteFile;
 import qlora4j.hub.HubException.Kind;
 
@@ -87,7 +89,7 @@ public final class Hub {
             return false;
         }
         List<String> there = new ArrayList<>();
-        try (var files = Files.list(snapshot)) {
+        try (Stream<Path> files = Files.list(snapshot)) {
             files.filter(Files::exists).forEach(f -> there.add(f.getFileName().toString()));
         }
         try {
@@ -130,7 +132,7 @@ public final class Hub {
                     get(client, cache, repo, commit, name, listener);
                 }
             }
-            Set<String> weights = new java.util.TreeSet<>(wanted);
+            Set<String> weights = new TreeSet<>(wanted);
             weights.removeIf(name -> !name.endsWith(".safetensors"));
             if (wanted.contains(RepoListing.INDEX)) {
                 weights.addAll(listing.shards(repo, Files.readAllBytes(cache.pointer(commit, RepoListing.INDEX))));

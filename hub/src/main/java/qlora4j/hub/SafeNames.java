@@ -1,5 +1,6 @@
 package qlora4j.hub;
 
+import java.util.Locale;
 import java.util.Set;
 
 /** Which names from outside may become paths, on any system. */
@@ -25,7 +26,7 @@ final class SafeNames {
         }
         for (String part : name.split("/", -1)) {
             int dot = part.indexOf('.');
-            String stem = (dot < 0 ? part : part.substring(0, dot)).toLowerCase(java.util.Locale.ROOT);
+            String stem = (dot < 0 ? part : part.substring(0, dot)).toLowerCase(Locale.ROOT);
             if (part.isEmpty() || part.length() > MAX_PART || part.equals(".") || part.equals("..")
                     || part.endsWith(".") || part.endsWith(" ") || part.startsWith(" ") || DEVICES.contains(stem)
                     || !part.chars().allMatch(SafeNames::isPlain)) {
