@@ -71,6 +71,16 @@ public final class Floats {
         }
     }
 
+    /** Adds {@code n} floats {@code in[at …]}, which are overwritten, to {@code t} from element {@code from}. */
+    static void addTo(float[] in, int at, int n, Tensor t, long from) {
+        if (t.dtype() == DType.F32) {
+            Lanes.addTo(in, at, n, t.data(), from * 4);
+        } else {
+            add(t, from, n, in, at);
+            store(in, at, n, t, from);
+        }
+    }
+
     private static IllegalArgumentException unsupported(Tensor t) {
         return new IllegalArgumentException(t + ": the cpu backend computes with float32, bfloat16 and float16;"
                 + " float64 runs on --backend scalar");

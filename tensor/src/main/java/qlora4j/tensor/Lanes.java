@@ -106,6 +106,19 @@ public final class Lanes {
         }
     }
 
+    /** Adds {@code in[at …]} to {@code n} float32 values of {@code d} from a byte offset on. */
+    static void addTo(float[] in, int at, int n, MemorySegment d, long offset) {
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            FloatVector.fromMemorySegment(F, d, offset + 4L * i, ByteOrder.LITTLE_ENDIAN)
+                    .add(FloatVector.fromArray(F, in, at + i))
+                    .intoMemorySegment(d, offset + 4L * i, ByteOrder.LITTLE_ENDIAN);
+        }
+        for (; i < n; i++) {
+            d.set(FLOAT, offset + 4L * i, d.get(FLOAT, offset + 4L * i) + in[at + i]);
+        }
+    }
+
     /** Adds {@code n} float32 values of {@code d}, from a byte offset on, to {@code sum[at …]}. */
     static void add(MemorySegment d, long offset, int n, float[] sum, int at) {
         int i = 0;

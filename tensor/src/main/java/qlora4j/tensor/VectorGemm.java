@@ -230,8 +230,9 @@ public final class VectorGemm {
 
     private static void store(float[] sums, int at, int n, Tensor c, long to, boolean accumulate) {
         if (accumulate) {
-            Floats.add(c, to, n, sums, at);
+            Floats.addTo(sums, at, n, c, to);
+        } else {
+            Floats.store(sums, at, n, c, to);
         }
-        Floats.store(sums, at, n, c, to);
     }
 }

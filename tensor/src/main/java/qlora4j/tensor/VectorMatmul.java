@@ -40,12 +40,20 @@ public final class VectorMatmul implements MatmulKernels {
             ntFewRows(x, w, alpha, y, accumulate);
             return;
         }
-        gemm.multiply(x, false, alpha, columnsOf(w), w.cols(), y, accumulate);
+        if (narrow(y)) {
+            gemm.multiplyTransposed(w, false, alpha, columnsOf(x), w.cols(), y, accumulate);
+        } else {
+            gemm.multiply(x, false, alpha, columnsOf(w), w.cols(), y, accumulate);
+        }
     }
 
     @Override
     public void nn(Stream s, Tensor dy, Tensor w, float alpha, Tensor dx, boolean accumulate) {
-        gemm.multiply(dy, false, alpha, rowsOf(w), w.rows(), dx, accumulate);
+        if (narrow(dx)) {
+            gemm.multiplyTransposed(w, true, alpha, columnsOf(dy), w.rows(), dx, accumulate);
+        } else {
+            gemm.multiply(dy, false, alpha, rowsOf(w), w.rows(), dx, accumulate);
+        }
     }
 
     @Override
@@ -56,6 +64,11 @@ public final class VectorMatmul implements MatmulKernels {
         } else {
             gemm.multiplyTransposed(x, true, alpha, rowsOf(dy), x.rows(), dw, accumulate);
         }
+    }
+
+    /** A product with few columns, such as an adapter's, would pack a large matrix for one panel: its transpose does not. */
+    private static boolean narrow(Tensor c) {
+        return c.cols() <= VectorGemm.NC && c.cols() < c.rows();
     }
 
     private VectorGemm.PanelSource columnsOf(Tensor w) {
