@@ -50,7 +50,9 @@ public final class CausalLm implements AutoCloseable {
     public static CausalLm load(ModelDirectory directory, Backend backend, DecoderLoader loader) throws IOException {
         try {
             directory.tokenizer();
-            return new CausalLm(directory, loader.load(directory.config(), directory.weights(), backend));
+            Decoder decoder = loader.load(directory.config(), directory.weights(), backend);
+            directory.closeWeights();
+            return new CausalLm(directory, decoder);
         } catch (IOException | RuntimeException e) {
             directory.close();
             throw e;

@@ -178,6 +178,14 @@ public final class ModelDirectory implements AutoCloseable {
         return weights;
     }
 
+    /** Unmaps the weights, whose pages would else count as the process's memory; {@link #weights} opens them again. */
+    public synchronized void closeWeights() {
+        if (weights != null) {
+            weights.close();
+            weights = null;
+        }
+    }
+
     /** The tensors that the configuration describes; see {@link ModelTensors#expected}. */
     public Map<String, long[]> expectedTensors() {
         return ModelTensors.expected(config);
@@ -200,8 +208,6 @@ public final class ModelDirectory implements AutoCloseable {
         if (tokenizer != null) {
             tokenizer.close();
         }
-        if (weights != null) {
-            weights.close();
-        }
+        closeWeights();
     }
 }

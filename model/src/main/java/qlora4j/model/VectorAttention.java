@@ -20,14 +20,15 @@ final class VectorAttention {
     /** Keys of a tile. */
     static final int KEYS = 64;
 
-    private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, FACTOR = 6, HEAD = 7;
+    private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, FACTOR = 6, HEAD = 7,
+            TILE_TOTAL = 8, SLOTS = 9;
 
     private final Team team;
     private final VectorScratch scratch;
 
     VectorAttention(Team team) {
         this.team = team;
-        this.scratch = new VectorScratch(team, 8);
+        this.scratch = new VectorScratch(team, SLOTS);
     }
 
     void forward(AttentionShape a, Tensor q, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor out,
@@ -85,6 +86,7 @@ final class VectorAttention {
         float[] sums = scratch.get(worker, SUMS, outRows * dims);
         float[] max = scratch.get(worker, MAX, lanes);
         float[] total = scratch.get(worker, TOTAL, lanes);
+        float[] tileTotal = scratch.get(worker, TILE_TOTAL, lanes);
         float[] factor = scratch.get(worker, FACTOR, lanes);
         Arrays.fill(sums, 0, outRows * dims, 0f);
         Arrays.fill(max, 0, lanes, -Float.MAX_VALUE);
@@ -97,8 +99,9 @@ final class VectorAttention {
                     VectorScratch.roundUp(keys, VectorTile.ROWS), lanes, d, false);
             mask(a, scores, lanes, j, keys, position, count, group);
             for (int at = 0; at < lanes; at += Lanes.L) {
-                softmaxStep(scores, at, lanes, keys, max, total, factor);
+                softmaxStep(scores, at, lanes, keys, max, tileTotal, factor);
             }
+            rescale(total, tileTotal, factor, lanes);
             loadKeys(v, keys0 + j, kvHead, keys, d, tile, dims);
             for (int r = 0; r < rows; r++) {
                 VectorTile.scale(sums, r * dims, dims, factor[r]);
@@ -149,8 +152,8 @@ final class VectorAttention {
         }
     }
 
-    /** Scores of one vector of rows to {@code exp(score - max)}; their sums so far, and the factor on what was summed. */
-    private static void softmaxStep(float[] scores, int at, int lanes, int keys, float[] max, float[] total,
+    /** Scores of one vector of rows to {@code exp(score - max)}, their sums, and the new maximum's distance, ≤ 0. */
+    private static void softmaxStep(float[] scores, int at, int lanes, int keys, float[] max, float[] sums,
             float[] factor) {
         FloatVector before = FloatVector.fromArray(Lanes.F, max, at);
         FloatVector most = before;
@@ -163,9 +166,18 @@ final class VectorAttention {
             p.intoArray(scores, j * lanes + at);
             sum = sum.add(p);
         }
-        FloatVector f = VectorMath.exp(before.sub(most));
-        f.intoArray(factor, at);
-        FloatVector.fromArray(Lanes.F, total, at).fma(f, sum).intoArray(total, at);
+        before.sub(most).intoArray(factor, at);
+        sum.intoArray(sums, at);
         most.intoArray(max, at);
+    }
+
+    /** Factors and totals after {@link #softmaxStep}: a loop of its own, in which the compiler inlines exp. */
+    private static void rescale(float[] total, float[] sums, float[] factor, int lanes) {
+        for (int at = 0; at < lanes; at += Lanes.L) {
+            FloatVector f = VectorMath.exp(FloatVector.fromArray(Lanes.F, factor, at));
+            f.intoArray(factor, at);
+            FloatVector.fromArray(Lanes.F, total, at).fma(f, FloatVector.fromArray(Lanes.F, sums, at))
+                    .intoArray(total, at);
+        }
     }
 }

@@ -15,6 +15,7 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import qlora4j.blockwise.QuantType;
+import qlora4j.safetensors.SafetensorsModel;
 import qlora4j.safetensors.SafetensorsWriter;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Tensor;
@@ -76,6 +77,10 @@ class ModelDirectoryTest {
             assertThat(model.trainingEos()).isEqualTo(2);
             assertThat(model.tokenizer()).isSameAs(model.tokenizer());
             assertThat(model.weights()).isSameAs(model.weights());
+            assertThat(model.weights().names()).containsExactlyInAnyOrderElementsOf(model.expectedTensors().keySet());
+            SafetensorsModel first = model.weights();
+            model.closeWeights();
+            assertThat(model.weights()).isNotSameAs(first);
             assertThat(model.weights().names()).containsExactlyInAnyOrderElementsOf(model.expectedTensors().keySet());
             assertThat(model.warnings()).isEmpty();
             assertThat(model.path()).isEqualTo(directory);
