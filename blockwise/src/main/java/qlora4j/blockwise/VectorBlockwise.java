@@ -1,6 +1,7 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
+import qlora4j.nf4.Absmax;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
@@ -10,12 +11,14 @@ import qlora4j.tensor.VectorGemm;
 final class VectorBlockwise implements BlockwiseKernels {
     /** Elements a task works on: enough to hide the cost of starting it, few enough to share out evenly. */
     private static final int TASK_ELEMENTS = 1 << 15;
+    /** Chunks of constants that a task adds up. */
+    private static final int CHUNKS_PER_TASK = 64;
 
     private final Team team;
-    private final ScalarBlockwise scalar = new ScalarBlockwise();
     private final VectorCodec[] codecs = new VectorCodec[QuantType.values().length];
     private final float[][] block;
-    private final float[][] constants;
+    private final float[][] blockConstants;
+    private double[] chunkSums = new double[0];
     private final VectorGemm gemm;
     private final VectorPanels.Scratch[] panelScratch;
     private final VectorFewRows fewRows;
@@ -26,7 +29,7 @@ final class VectorBlockwise implements BlockwiseKernels {
             codecs[type.ordinal()] = new VectorCodec(type.codebook());
         }
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
-        constants = new float[team.size()][QuantConfig.MAX_BLOCKSIZE / QuantConfig.MIN_BLOCKSIZE];
+        blockConstants = new float[team.size()][QuantConfig.MAX_BLOCKSIZE / QuantConfig.MIN_BLOCKSIZE];
         gemm = new VectorGemm(team);
         panelScratch = VectorPanels.Scratch.of(team.size());
         fewRows = new VectorFewRows(team);
@@ -51,18 +54,43 @@ final class VectorBlockwise implements BlockwiseKernels {
         });
     }
 
+    /** Work on whole blocks, the last of which may be shorter. */
+    private interface RunTask {
+        /** Works on elements {@code from .. from + n}; n is at most {@link QuantConfig#MAX_BLOCKSIZE}. */
+        void run(long from, int n, int worker);
+    }
+
+    /** Runs of elements that begin with a block, whatever the block size. */
+    private void forRuns(long elements, RunTask body) {
+        team.run(Math.toIntExact((elements + TASK_ELEMENTS - 1) / TASK_ELEMENTS), (task, worker) -> {
+            long end = Math.min(elements, (task + 1L) * TASK_ELEMENTS);
+            for (long from = (long) task * TASK_ELEMENTS; from < end; from += QuantConfig.MAX_BLOCKSIZE) {
+                body.run(from, (int) Math.min(QuantConfig.MAX_BLOCKSIZE, end - from), worker);
+            }
+        });
+    }
+
     @Override
     public void quantize4(Stream stream, Tensor x, QuantType type, int blocksize, Tensor packed, Tensor absmax) {
         VectorCodec codec = codecs[type.ordinal()];
         MemorySegment pairs = packed.data();
         MemorySegment constants = absmax.data();
-        forBlocks(x.size(), blocksize, (j, from, n, worker) -> {
+        forRuns(x.size(), (from, n, worker) -> {
             float[] values = block[worker];
+            float[] factors = blockConstants[worker];
             Elements.load(x, from, n, values, 0);
-            float constant = VectorCodec.absmax(values, n);
-            constants.set(Elements.FLOAT, 4 * j, constant);
-            VectorCodec.normalize(values, n, constant);
-            codec.encode(values, n, pairs, from / 2);
+            for (int at = 0; at < n; at += blocksize) {
+                int count = Math.min(blocksize, n - at);
+                float constant = VectorCodec.absmax(values, at, count);
+                constants.set(Elements.FLOAT, 4 * ((from + at) / blocksize), constant);
+                if (Absmax.isTiny(constant)) {
+                    VectorCodec.normalize(values, at, count, constant);
+                    factors[at / blocksize] = 1;
+                } else {
+                    factors[at / blocksize] = Absmax.reciprocal(constant);
+                }
+            }
+            codec.encode(values, n, factors, blocksize, pairs, from / 2);
         });
     }
 
@@ -72,22 +100,40 @@ final class VectorBlockwise implements BlockwiseKernels {
         Scales scales = new Scales(w);
         MemorySegment pairs = w.packed().data();
         int blocksize = w.config().blocksize();
-        long size = w.size();
-        team.run(Math.toIntExact((size + TASK_ELEMENTS - 1) / TASK_ELEMENTS), (task, worker) -> {
-            long end = Math.min(size, (task + 1L) * TASK_ELEMENTS);
-            for (long from = (long) task * TASK_ELEMENTS; from < end; from += QuantConfig.MAX_BLOCKSIZE) {
-                int n = (int) Math.min(QuantConfig.MAX_BLOCKSIZE, end - from);
-                scales.get(from / blocksize, (n + blocksize - 1) / blocksize, constants[worker], 0, 1);
-                codec.decode(pairs, from, n, constants[worker], blocksize, block[worker], 0);
-                Elements.store(block[worker], 0, n, out, from);
-            }
+        forRuns(w.size(), (from, n, worker) -> {
+            scales.get(from / blocksize, (n + blocksize - 1) / blocksize, blockConstants[worker], 0, 1);
+            codec.decode(pairs, from, n, blockConstants[worker], blocksize, block[worker], 0);
+            Elements.store(block[worker], 0, n, out, from);
         });
     }
 
-    /** A sum in one fixed order is sequential; the constants are few. */
+    /** Chunks are summed in parallel, each in its order, then their sums in theirs. */
     @Override
-    public void mean(Stream stream, Tensor absmax, Tensor mean) {
-        scalar.mean(stream, absmax, mean);
+    public synchronized void mean(Stream stream, Tensor absmax, Tensor mean) {
+        long n = absmax.size();
+        int chunks = Math.toIntExact((n + ScalarBlockwise.MEAN_CHUNK - 1) / ScalarBlockwise.MEAN_CHUNK);
+        if (chunkSums.length < chunks) {
+            chunkSums = new double[chunks];
+        }
+        double[] sums = chunkSums;
+        MemorySegment constants = absmax.data();
+        int tasks = (chunks + CHUNKS_PER_TASK - 1) / CHUNKS_PER_TASK;
+        team.run(tasks, (task, worker) -> {
+            for (int c = task * CHUNKS_PER_TASK; c < Math.min(chunks, (task + 1) * CHUNKS_PER_TASK); c++) {
+                long from = (long) c * ScalarBlockwise.MEAN_CHUNK;
+                int count = (int) Math.min(ScalarBlockwise.MEAN_CHUNK, n - from);
+                double sum = 0;
+                for (int i = 0; i < count; i++) {
+                    sum += constants.get(Elements.FLOAT, 4 * (from + i));
+                }
+                sums[c] = sum;
+            }
+        });
+        double total = 0;
+        for (int c = 0; c < chunks; c++) {
+            total += sums[c];
+        }
+        mean.set(0, n == 0 ? 0 : total / n);
     }
 
     @Override
@@ -96,17 +142,18 @@ final class VectorBlockwise implements BlockwiseKernels {
         MemorySegment bytes = codes.data();
         MemorySegment constants = absmax.data();
         float shift = offset == null ? 0 : offset.data().get(Elements.FLOAT, 0);
+        DynamicIndex index = DynamicIndex.of(map);
         forBlocks(x.size(), blocksize, (j, from, n, worker) -> {
             float[] values = block[worker];
             Elements.load(x, from, n, values, 0);
             for (int i = 0; i < n; i++) {
                 values[i] -= shift;
             }
-            float constant = VectorCodec.absmax(values, n);
+            float constant = VectorCodec.absmax(values, 0, n);
             constants.set(Elements.FLOAT, 4 * j, constant);
-            VectorCodec.normalize(values, n, constant);
+            VectorCodec.normalize(values, 0, n, constant);
             for (int i = 0; i < n; i++) {
-                bytes.set(Elements.BYTE, from + i, (byte) map.code(values[i]));
+                bytes.set(Elements.BYTE, from + i, (byte) index.code(values[i]));
             }
         });
     }

@@ -48,47 +48,52 @@ final class VectorCodec {
         }
     }
 
-    /** The largest magnitude of {@code x[0 .. n)}. */
-    static float absmax(float[] x, int n) {
+    /** The largest magnitude of {@code x[from .. from + n)}. */
+    static float absmax(float[] x, int from, int n) {
         IntVector most = IntVector.zero(Lanes.I);
-        int i = 0;
-        for (; i <= n - L; i += L) {
+        int i = from;
+        int end = from + n;
+        for (; i <= end - L; i += L) {
             most = most.max(FloatVector.fromArray(Lanes.F, x, i).reinterpretAsInts().and(MAGNITUDE));
         }
         int bits = most.reduceLanes(VectorOperators.MAX);
-        for (; i < n; i++) {
+        for (; i < end; i++) {
             bits = Math.max(bits, Float.floatToRawIntBits(x[i]) & MAGNITUDE);
         }
         return Absmax.ofBits(bits);
     }
 
-    /** Divides {@code x[0 .. n)} by its constant, in place; see {@link Absmax#normalize}. */
-    static void normalize(float[] x, int n, float absmax) {
-        int i = 0;
+    /** Divides {@code x[from .. from + n)} by its constant, in place; see {@link Absmax#normalize}. */
+    static void normalize(float[] x, int from, int n, float absmax) {
+        int i = from;
+        int end = from + n;
         if (!Absmax.isTiny(absmax)) {
             float reciprocal = Absmax.reciprocal(absmax);
-            for (; i <= n - L; i += L) {
+            for (; i <= end - L; i += L) {
                 FloatVector.fromArray(Lanes.F, x, i).mul(reciprocal).intoArray(x, i);
             }
         }
-        for (; i < n; i++) {
+        for (; i < end; i++) {
             x[i] = Absmax.normalize(x[i], absmax);
         }
     }
 
     /**
-     * Writes the codes of normalized numbers, see {@link Codebook#code}, in pairs from byte {@code offset} on; an odd
-     * tail's low nibble is the code of 0.
+     * Writes the codes, see {@link Codebook#code}, of consecutive blocks of numbers times their blocks' factors: in pairs
+     * from byte {@code offset} on; an odd tail's low nibble is the code of 0.
+     *
+     * @param blocksize a power of two, at least L
      */
-    void encode(float[] x, int n, MemorySegment packed, long offset) {
+    void encode(float[] x, int n, float[] factors, int blocksize, MemorySegment packed, long offset) {
         IntVector c0 = table(codesByRank, 0), c1 = table(codesByRank, 1);
         IntVector c2 = table(codesByRank, 2), c3 = table(codesByRank, 3);
         IntVector t0 = table(thresholdBits, 0), t1 = table(thresholdBits, 1);
         IntVector t2 = table(thresholdBits, 2), t3 = table(thresholdBits, 3);
         boolean signMagnitude = codebook.signMagnitude();
+        int shift = Integer.numberOfTrailingZeros(blocksize);
         int i = 0;
         for (; i <= n - L; i += L) {
-            FloatVector v = FloatVector.fromArray(Lanes.F, x, i);
+            FloatVector v = FloatVector.fromArray(Lanes.F, x, i).mul(factors[i >>> shift]);
             IntVector rank = rank(signMagnitude ? v.abs() : v, t0, t1, t2, t3);
             IntVector code = lookup(rank, c0, c1, c2, c3);
             if (signMagnitude) {
@@ -97,8 +102,8 @@ final class VectorCodec {
             pack(code, packed, offset + i / 2);
         }
         for (; i < n; i += 2) {
-            packed.set(Elements.BYTE, offset + i / 2, Nibbles.pack(codebook.code(x[i]),
-                    i + 1 < n ? codebook.code(x[i + 1]) : codebook.zeroCode()));
+            packed.set(Elements.BYTE, offset + i / 2, Nibbles.pack(codebook.code(x[i] * factors[i >>> shift]),
+                    i + 1 < n ? codebook.code(x[i + 1] * factors[i + 1 >>> shift]) : codebook.zeroCode()));
         }
     }
 
