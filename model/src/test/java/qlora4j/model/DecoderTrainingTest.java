@@ -15,6 +15,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import qlora4j.lora.Dropout;
 import qlora4j.lora.Linear.Adapters;
+import qlora4j.lora.LoraConfig;
 import qlora4j.model.Decoder.LossOptions;
 import qlora4j.tensor.Allocation;
 import qlora4j.tensor.ArenaPlan;
@@ -94,6 +95,48 @@ class DecoderTrainingTest {
                 }
             }
             assertThat(largest).as("the gradients compared are no zeros").isGreaterThan(1e-2);
+        }
+    }
+
+    /** Biases, embedding, head and norms of the adapter's own; where the head was tied it has parted. */
+    @ParameterizedTest
+    @CsvSource({"qwen2,ALL", "llama,LORA_ONLY", "qwen3,NONE"})
+    void gradientsOfBiasesAndWholeModules(String model, LoraConfig.Bias bias) {
+        Decoder decoder = TinyModel.load(file(model), TinyModel.named(model), SCALAR, DType.F64, true);
+        LoraConfig config = new LoraConfig(2, 4, 0, List.of("q_proj", "up_proj"), null, 5).withTrained(bias,
+                List.of("embed_tokens", "lm_head", "norm"));
+        double base;
+        try (Stream s = SCALAR.openStream()) {
+            base = TinyModel.loss(s, decoder, BATCH, Adapters.NONE, LossOptions.EVALUATE);
+        }
+        try (Stream s = SCALAR.openStream(); Adapter adapter = Adapter.create(decoder, 0, config)) {
+            Adapters use = adapter.use();
+            assertThat(TinyModel.loss(s, decoder, BATCH, use, CHECKPOINTING)).as("it changes nothing yet")
+                    .isEqualTo(base);
+            int biases = 0;
+            for (ParameterStore.Parameter p : adapter.parameters().all()) {
+                if (p.name().contains("lora_")) {
+                    continue;
+                }
+                biases += p.name().endsWith(".bias") ? 1 : 0;
+                long at = 0;
+                for (long i = 0; i < p.grad().size(); i++) {
+                    at = Math.abs(p.grad().get(i)) > Math.abs(p.grad().get(at)) ? i : at;
+                }
+                double was = p.value().get(at);
+                p.value().set(at, was + STEP);
+                double above = TinyModel.loss(s, decoder, BATCH, use, LossOptions.EVALUATE);
+                p.value().set(at, was - STEP);
+                double below = TinyModel.loss(s, decoder, BATCH, use, LossOptions.EVALUATE);
+                p.value().set(at, was);
+                assertThat(p.grad().get(at)).as(p.name()).isNotZero();
+                // As above, with gradients up to one.
+                assertThat(Math.abs(p.grad().get(at) - (above - below) / (2 * STEP))).as("%s %d", p.name(), at)
+                        .isLessThanOrEqualTo(1e-7);
+            }
+            assertThat(biases).isEqualTo(model.equals("qwen2") ? 6 : model.equals("llama") ? 4 : 0);
+            assertThat(TinyModel.loss(s, decoder, BATCH, Adapters.NONE, LossOptions.EVALUATE)).as("the base stays")
+                    .isEqualTo(base);
         }
     }
 
