@@ -35,6 +35,10 @@ public enum Fault {
     SCALE_IS_ALPHA("the adapter's scale is alpha; it is alpha/r"),
     SCALE_RANK_STABILIZED("the adapter's scale is alpha/√r (rank-stabilized); it is alpha/r"),
     GRADIENTS_UNSCALED("the adapter's gradients lack the scale alpha/r"),
+    MAGNITUDE_IGNORED("DoRA's magnitudes are not used"),
+    NORM_OF_BASE_ALONE("DoRA's norm is that of W; it is that of W + s·B·A"),
+    NORM_OVER_INPUTS("DoRA's norm runs over a column of the weight; it runs over the inputs of each output"),
+    NORM_NOT_DETACHED("DoRA's norm takes part in the gradient; it counts as a constant"),
     LABELS_UNSHIFTED("labels are not shifted: position t predicts token t+1"),
     MEAN_OVER_ALL_TOKENS("the loss is divided by the number of all tokens; only labels that are not -100 count"),
     MEAN_OF_ROW_MEANS("the loss is the mean of the rows' means; it is one mean over all labels"),
@@ -44,7 +48,11 @@ public enum Fault {
     WEIGHT_DECAY_COUPLED("weight decay is added to the gradient (Adam with L2); AdamW decays the parameter itself"),
     WEIGHT_DECAY_UNSCALED("weight decay is not multiplied by the learning rate"),
     EPSILON_INSIDE_ROOT("epsilon is inside the square root; it is added to the root"),
-    NO_BIAS_CORRECTION("the moments' bias is not corrected");
+    NO_BIAS_CORRECTION("the moments' bias is not corrected"),
+    MOMENTS_NOT_QUANTIZED("the moments go on in 32 bits; each step starts from what their 8-bit codes hold"),
+    SECOND_MOMENT_IN_SIGNED_MAP("the second moment is quantized with the signed map; it has the unsigned one"),
+    ONE_CONSTANT_FOR_ALL("one constant serves the whole tensor; each block of 256 has its own"),
+    SIGN_NOT_KEPT("a small first moment may change its sign or become 0; its code stays on its own side");
 
     private final String explanation;
 

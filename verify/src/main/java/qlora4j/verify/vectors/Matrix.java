@@ -63,4 +63,13 @@ record Matrix(int rows, int cols, double[] at) {
         }
         return new Matrix(rows, cols, out);
     }
+
+    /** Column j multiplied with element j of one row. */
+    Matrix timesColumns(Matrix row) {
+        double[] out = at.clone();
+        for (int i = 0; i < out.length; i++) {
+            out[i] *= row.at[i % cols];
+        }
+        return new Matrix(rows, cols, out);
+    }
 }

@@ -15,9 +15,11 @@ final class Operations {
         all.addAll(QuantizeOperation.cases());
         all.add(new LinearOperation(false));
         all.add(new LinearOperation(true));
+        all.add(new DoraOperation());
         all.add(new LossOperation());
         all.add(new AdamOperation(AdamHyper.Formula.TORCH));
         all.add(new AdamOperation(AdamHyper.Formula.BITSANDBYTES));
+        all.add(new EightBitAdamOperation());
         all.add(new TrainOperation());
         return all;
     }
