@@ -75,6 +75,12 @@ public record BenchSettings(double seconds, DType type, int out, int in, int ran
         return Math.max(train, decode);
     }
 
+    /** The same with another time for each figure. */
+    BenchSettings withSeconds(double each) {
+        return new BenchSettings(each, type, out, in, rank, dropout, batch, length, checkpointing, prefill, prompt,
+                newTokens, footprint);
+    }
+
     /** What the compute type is called on the command line. */
     String typeName() {
         return type == DType.F32 ? "float32" : "bfloat16";
