@@ -239,13 +239,6 @@ public final class Adapter implements AutoCloseable {
         decoder.backend().upload(Tensor.zeros(target.dtype(), target.shape()).copyFrom(source), target);
     }
 
-    /** Sets a module's A and B from host tensors, as an initialization from data does. */
-    void initialize(String module, AdapterWeights weights) {
-        upload(module + A, weights.a());
-        upload(module + B, weights.b());
-        eachDora(Dora::initialize);
-    }
-
     /** Writes {@code adapter_config.json} and {@code adapter_model.safetensors}, which PEFT loads. */
     public void save(Path directory) throws IOException {
         Map<String, AdapterWeights> weights = new LinkedHashMap<>();
