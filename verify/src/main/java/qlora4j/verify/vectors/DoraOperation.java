@@ -107,12 +107,7 @@ final class DoraOperation implements Operation {
         Matrix a = Matrix.of(inputs.get("lora_A"));
         Matrix b = Matrix.of(inputs.get("lora_B"));
         Matrix magnitude = Matrix.of(inputs.get("magnitude"));
-        double scale = switch (fault) {
-            case SCALE_MISSING -> 1;
-            case SCALE_IS_ALPHA -> ALPHA;
-            case SCALE_RANK_STABILIZED -> ALPHA / Math.sqrt(RANK);
-            case null, default -> (double) ALPHA / RANK;
-        };
+        double scale = Fault.scale(fault, ALPHA, RANK);
         Matrix v = w.plus(b.times(a).scaled(scale));
         double[] norm = norms(switch (fault) {
             case NORM_OF_BASE_ALONE -> w;

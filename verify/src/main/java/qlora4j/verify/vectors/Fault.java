@@ -65,6 +65,16 @@ public enum Fault {
         return explanation;
     }
 
+    /** The adapter's scale as an implementation with this mistake has it. */
+    static double scale(Fault fault, double alpha, int rank) {
+        return switch (fault) {
+            case SCALE_MISSING -> 1;
+            case SCALE_IS_ALPHA -> alpha;
+            case SCALE_RANK_STABILIZED -> alpha / Math.sqrt(rank);
+            case null, default -> alpha / rank;
+        };
+    }
+
     /** Its name as the verdict writes it, such as {@code nibbles-swapped}. */
     public String id() {
         return name().toLowerCase(Locale.ROOT).replace('_', '-');

@@ -120,12 +120,7 @@ final class LinearOperation implements Operation {
         }
         Map<String, Tensor> out = new LinkedHashMap<>();
         if (adapted) {
-            double scale = switch (fault) {
-                case SCALE_MISSING -> 1;
-                case SCALE_IS_ALPHA -> ALPHA;
-                case SCALE_RANK_STABILIZED -> ALPHA / Math.sqrt(RANK);
-                case null, default -> (double) ALPHA / RANK;
-            };
+            double scale = Fault.scale(fault, ALPHA, RANK);
             double backward = fault == Fault.GRADIENTS_UNSCALED ? 1 : scale;
             Matrix a = Matrix.of(inputs.get("lora_A"));
             Matrix b = Matrix.of(inputs.get("lora_B"));

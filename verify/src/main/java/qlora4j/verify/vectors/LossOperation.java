@@ -1,5 +1,6 @@
 package qlora4j.verify.vectors;
 
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -126,7 +127,7 @@ final class LossOperation implements Operation {
         double[] weight = new double[targets.length];
         for (int i = 0; i < weight.length; i++) {
             int row = i / LENGTH;
-            int[] own = java.util.Arrays.copyOfRange(targets, row * LENGTH, (row + 1) * LENGTH);
+            int[] own = Arrays.copyOfRange(targets, row * LENGTH, (row + 1) * LENGTH);
             weight[i] = switch (fault) {
                 case MEAN_OVER_ALL_TOKENS -> 1.0 / targets.length;
                 case MEAN_OF_ROW_MEANS -> 1.0 / (BATCH * count(own));

@@ -26,6 +26,7 @@ final class QuantizeOperation implements Operation {
     private final QuantType type;
     private final Tensor x;
     private final Float offset;
+    private final List<Output> outputs;
 
     private QuantizeOperation(String name, QuantType type, Tensor x) {
         this("quantize." + name, type, x, null);
@@ -36,6 +37,12 @@ final class QuantizeOperation implements Operation {
         this.type = type;
         this.x = x;
         this.offset = offset;
+        double mean = compute((Fault) null).get("offset").get(0);
+        outputs = List.of(Output.exact("absmax"), Output.exact("packed", "absmax"), Output.exact("dequant", "packed"),
+                new Output("offset", MEAN * Math.abs(mean), true, List.of("absmax")),
+                Output.exact("nested.absmax2", "offset"), Output.exact("nested.absmax", "nested.absmax2"),
+                Output.exact("nested.scales", "nested.absmax"),
+                Output.exact("nested.dequant", "packed", "nested.scales"));
     }
 
     /** A mean depends on the order of its sum: what follows is judged by their mean, where it is one. */
@@ -123,15 +130,7 @@ final class QuantizeOperation implements Operation {
 
     @Override
     public List<Output> outputs() {
-        return List.of(Output.exact("absmax"), Output.exact("packed", "absmax"), Output.exact("dequant", "packed"),
-                new Output("offset", MEAN * Math.abs(mean()), true, List.of("absmax")),
-                Output.exact("nested.absmax2", "offset"), Output.exact("nested.absmax", "nested.absmax2"),
-                Output.exact("nested.scales", "nested.absmax"),
-                Output.exact("nested.dequant", "packed", "nested.scales"));
-    }
-
-    private double mean() {
-        return new PlainQuantizer(type.codebook(), BLOCKSIZE, null).run(x).get("offset").get(0);
+        return outputs;
     }
 
     @Override

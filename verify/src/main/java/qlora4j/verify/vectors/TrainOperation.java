@@ -156,13 +156,8 @@ final class TrainOperation implements Operation {
         try (Stream s = backend.openStream()) {
             OnBackend on = new OnBackend(backend, s);
             Decoder decoder = new Decoder(CONFIG, backend, DType.F32, onBackend(s, on));
-            double alpha = switch (fault) {
-                case SCALE_MISSING -> RANK;
-                case SCALE_IS_ALPHA -> ALPHA * RANK;
-                case SCALE_RANK_STABILIZED -> ALPHA * Math.sqrt(RANK);
-                case null, default -> ALPHA;
-            };
-            LoraConfig lora = new LoraConfig(RANK, alpha, 0, List.of(LoraConfig.ALL_LINEAR), null, 0);
+            LoraConfig lora = new LoraConfig(RANK, RANK * Fault.scale(fault, ALPHA, RANK), 0,
+                    List.of(LoraConfig.ALL_LINEAR), null, 0);
             try (Adapter adapter = Adapter.create(decoder, 0, lora);
                     AdamW adam = new AdamW(backend, adapter.parameters(), Map.of(ParameterStore.DEFAULT_GROUP, hyper),
                             Residency.ALL, null)) {
