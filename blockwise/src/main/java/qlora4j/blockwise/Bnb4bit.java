@@ -56,6 +56,33 @@ public final class Bnb4bit {
     }
 
     /**
+     * How a weight is held, from its quant_state alone: nothing else of the file is read.
+     *
+     * @throws IOException if there is none or it is malformed; the message names file and tensor
+     */
+    public static QuantConfig config(SafetensorsView view, String name) throws IOException {
+        return state(view, name).config();
+    }
+
+    private static QuantState state(SafetensorsView view, String name) throws IOException {
+        QuantType type = stateType(view, name);
+        if (type == null) {
+            throw new IOException("there is no 4-bit weight " + name + " (no " + name + QUANT_STATE + "nf4 or fp4)");
+        }
+        TensorInfo info = view.info(name + QUANT_STATE + type);
+        QuantState state;
+        try {
+            state = QuantState.parse(view.segment(info.name()).toArray(ValueLayout.JAVA_BYTE));
+        } catch (IOException e) {
+            throw new IOException(where(info) + ": " + e.getMessage(), e);
+        }
+        if (state.config().type() != type) {
+            throw new IOException(where(info) + ": its quant_type is " + state.config().type());
+        }
+        return state;
+    }
+
+    /**
      * Reads a weight. Codes and constants stay in the mapping, so {@code view} must stay open as long as they are
      * used; {@link QuantizedTensor#copyTo} moves them to a backend.
      *
@@ -63,22 +90,10 @@ public final class Bnb4bit {
      * @throws IOException if a part is missing or does not fit; the message names file and tensor
      */
     public static QuantizedTensor read(SafetensorsView view, String name) throws IOException {
-        QuantType type = stateType(view, name);
-        if (type == null) {
-            throw new IOException("there is no 4-bit weight " + name + " (no " + name + QUANT_STATE + "nf4 or fp4)");
-        }
-        String stateName = name + QUANT_STATE + type;
-        QuantState state;
-        try {
-            state = QuantState.parse(view.segment(stateName).toArray(ValueLayout.JAVA_BYTE));
-        } catch (IOException e) {
-            throw new IOException(where(view.info(stateName)) + ": " + e.getMessage(), e);
-        }
+        QuantState state = state(view, name);
         QuantConfig config = state.config();
-        if (config.type() != type) {
-            throw new IOException(where(view.info(stateName)) + ": its quant_type is " + config.type());
-        }
-        long n = elements(view.info(stateName), state);
+        QuantType type = config.type();
+        long n = elements(view.info(name + QUANT_STATE + type), state);
         checkMap(view, name + QUANT_MAP, type.codebook().quantMap());
         Tensor packed = codes(view, name, Nibbles.bytes(n));
         if (!config.nested()) {

@@ -4,10 +4,7 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.EnumMap;
-import java.util.List;
 import java.util.Locale;
-import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
@@ -22,13 +19,10 @@ import qlora4j.model.CausalLm;
 import qlora4j.model.DecoderLoader;
 import qlora4j.model.ModelDirectory;
 import qlora4j.tensor.Backend;
-import qlora4j.tensor.MemoryUse;
 import qlora4j.train.MemoryPlan;
 import qlora4j.train.SftTrainer;
 import qlora4j.train.TrainSettings;
 import qlora4j.train.data.PromptTemplate;
-import qlora4j.train.data.Row;
-import qlora4j.train.data.Rows;
 import qlora4j.train.data.Split;
 import qlora4j.train.data.TokenizedData;
 
@@ -47,24 +41,12 @@ final class Finetune implements Callable<Integer> {
             description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
     private Path model;
 
-    @Option(names = "--data", required = true, paramLabel = "FILE", description = "The rows to train on.")
-    private Path data;
+    @Mixin
+    private DataOptions data;
 
     @Option(names = "--output", required = true, paramLabel = "DIR",
             description = "Where the adapter, the checkpoints and metrics.jsonl go.")
     private Path output;
-
-    @Option(names = "--template", paramLabel = "NAME|FILE",
-            description = "How rows become prompts: alpaca, alpaca-reversed, chat (the model's own), or a Jinja file"
-                    + " (default: by the rows' form).")
-    private String template;
-
-    @Option(names = "--eval-data", paramLabel = "FILE", description = "Rows to evaluate on, which are not trained on.")
-    private Path evalData;
-
-    @Option(names = "--eval-split", paramLabel = "SHARE",
-            description = "Instead: the share of --data, drawn by --seed, to set aside for evaluation.")
-    private Double evalSplit;
 
     @Option(names = "--resume", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
             description = "Go on from the newest checkpoint in --output.")
@@ -104,8 +86,8 @@ final class Finetune implements Callable<Integer> {
                 throw new IllegalArgumentException(model + ": neither generation_config.json nor config.json names an"
                         + " eos_token_id; a completion needs one to end with");
             }
-            split = rows();
-            PromptTemplate prompts = SftTrainer.template(directory, template);
+            split = data.split(train.seed());
+            PromptTemplate prompts = SftTrainer.template(directory, data.template());
             rows = SftTrainer.tokenize(directory, split.train(), prompts, settings.maxLength());
             out.println("data: " + rows.report().summary());
             held = split.eval().isEmpty() ? null
@@ -118,8 +100,9 @@ final class Finetune implements Callable<Integer> {
             throw e;
         }
         try (Backend opened = openOrClose(directory)) {
-            MemoryPlan predicted = MemoryPlan.predict(opened, directory.config(), loader, lora, settings,
-                    SftTrainer.largest(rows.rows(), settings.perDeviceBatch()));
+            MemoryPlan predicted = MemoryPlan.predict(opened, new MemoryPlan.Job(directory.config(), loader,
+                    directory.weights(), lora, settings, SftTrainer.largest(rows.rows(), settings.perDeviceBatch()),
+                    held == null ? null : SftTrainer.largestEvaluation(held.rows())));
             out.println("memory predicted: " + predicted.line());
             out.flush();
             opened.predicted(predicted.total());
@@ -148,20 +131,6 @@ final class Finetune implements Callable<Integer> {
         return 0;
     }
 
-    private Split rows() throws IOException {
-        if (evalData != null && evalSplit != null) {
-            throw new IllegalArgumentException("--eval-data and --eval-split: give one of them");
-        }
-        List<Row> all = Rows.read(data);
-        if (evalSplit != null) {
-            if (!(evalSplit > 0 && evalSplit < 1)) {
-                throw new IllegalArgumentException("--eval-split " + evalSplit + ": must be between 0 and 1");
-            }
-            return Split.of(all, evalSplit, train.seed());
-        }
-        return new Split(all, evalData == null ? List.of() : Rows.read(evalData));
-    }
-
     private Backend openOrClose(ModelDirectory directory) {
         try {
             return backend.open();
@@ -173,13 +142,10 @@ final class Finetune implements Callable<Integer> {
 
     /** What was held, while it still is, beside what had been predicted. */
     private void report(Backend opened, MemoryPlan predicted) throws IOException {
-        Map<MemoryUse, Long> held = new EnumMap<>(MemoryUse.class);
-        for (MemoryUse use : MemoryUse.values()) {
-            held.put(use, opened.ledger().held(use));
-        }
         out.println("memory predicted: " + predicted.line());
-        out.println("memory measured:  " + new MemoryPlan(held).line());
-        out.printf(Locale.ROOT, "memory at its peak: %.1f MB on the device%s%s%n", opened.ledger().peak() / MB,
+        out.println("memory measured:  " + MemoryPlan.held(opened.ledger()).line());
+        out.printf(Locale.ROOT, "memory at its peak: %.1f MB on the device (%+.1f %% against the prediction)%s%s%n",
+                opened.ledger().peak() / MB, 100.0 * (opened.ledger().peak() - predicted.total()) / predicted.total(),
                 driversCount(opened), residentPeak());
     }
 

@@ -30,7 +30,7 @@ final class Cublas implements AutoCloseable {
     private static final List<String> NAMES = List.of("libcublas.so.13", "libcublas.so.12");
     private static final int OLDEST_MAJOR = 12;
     /** What NVIDIA recommends for compute capability 9.0. */
-    private static final long WORKSPACE_BYTES = 32 << 20;
+    static final long WORKSPACE_BYTES = 32 << 20;
 
     private static final int NOT_TRANSPOSED = 0;
     private static final int TRANSPOSED = 1;

@@ -34,9 +34,6 @@ import qlora4j.tensor.Tensor;
  * memory, one driver allocation each.
  */
 public final class CudaBackend implements Backend {
-    /** Logits that a loss holds at once: at 32,000 tokens 1,024 rows, enough to keep the GPU's product busy. */
-    private static final long LOGIT_BYTES = 128L << 20;
-
     private final Device device;
     private final CudaContext context;
     private final CudaModules modules;
@@ -292,11 +289,14 @@ public final class CudaBackend implements Backend {
         faults.check();
     }
 
-    /** About {@link #LOGIT_BYTES} of them. */
     @Override
     public int logitRows(long vocab) {
-        long rows = LOGIT_BYTES / (Float.BYTES * vocab) / 128 * 128;
-        return Math.clamp(rows, 128, 4096);
+        return CudaFootprint.INSTANCE.logitRows(vocab);
+    }
+
+    @Override
+    public long workspaceBytes(Step step) {
+        return CudaFootprint.INSTANCE.workspaceBytes(step);
     }
 
     @Override

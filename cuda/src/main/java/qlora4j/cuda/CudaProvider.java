@@ -4,6 +4,7 @@ import java.util.Optional;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
 import qlora4j.tensor.Device;
+import qlora4j.tensor.Footprint;
 
 /** Offers {@code --backend cuda}, or says why it cannot run here. */
 public final class CudaProvider implements Backends.Provider {
@@ -23,5 +24,10 @@ public final class CudaProvider implements Backends.Provider {
     @Override
     public Backend open(Device device) {
         return new CudaBackend(device, CudaContext.primary(device.index()));
+    }
+
+    @Override
+    public Footprint footprint() {
+        return CudaFootprint.INSTANCE;
     }
 }

@@ -2,10 +2,12 @@ package qlora4j.model;
 
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import qlora4j.blockwise.Bnb4bit;
 import qlora4j.blockwise.QuantConfig;
 import qlora4j.safetensors.SafetensorsView;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.PlanBackend;
 
 /**
  * How a decoder is loaded.
@@ -32,11 +34,48 @@ public record DecoderLoader(QuantConfig quantize, DType type) {
             throw new IllegalArgumentException("--compute-dtype float64 runs on --backend scalar only");
         }
         try {
-            // What a 4-bit checkpoint holds densely was left out on purpose (llm_int8_skip_modules).
-            QuantConfig rest = config.quantization() == null ? quantize : null;
-            return new Decoder(config, backend, type, new CheckpointWeights(view, backend, type, rest));
+            return new Decoder(config, backend, type, new CheckpointWeights(view, backend, type, rest(config)));
         } catch (UncheckedIOException e) {
             throw e.getCause();
         }
+    }
+
+    /** What a 4-bit checkpoint holds densely was left out on purpose (llm_int8_skip_modules). */
+    private QuantConfig rest(DecoderConfig config) {
+        return config.quantization() == null ? quantize : null;
+    }
+
+    /**
+     * The decoder that {@link #load} would give, as shapes alone. Of a 4-bit checkpoint each layer's own quant_state says
+     * how it is held; nothing else of the weights is read.
+     *
+     * @param view the checkpoint, or null where only the configuration is there: then it says what is in 4 bits, in
+     *         blocks of 64
+     */
+    public Decoder shapes(DecoderConfig config, SafetensorsView view, PlanBackend backend) throws IOException {
+        try {
+            return new Decoder(config, backend, type, new ShapeWeights(backend, type,
+                    name -> view == null ? described(config, name) : held(config, view, name)));
+        } catch (UncheckedIOException e) {
+            throw e.getCause();
+        }
+    }
+
+    private QuantConfig held(DecoderConfig config, SafetensorsView view, String name) {
+        try {
+            return Bnb4bit.contains(view, name) ? Bnb4bit.config(view, name) : rest(config);
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        }
+    }
+
+    private QuantConfig described(DecoderConfig config, String name) {
+        Quantization4bit q = config.quantization();
+        if (q == null) {
+            return quantize;
+        }
+        String module = name.substring(0, name.lastIndexOf('.'));
+        boolean dense = q.skipModules().stream().anyMatch(m -> module.endsWith(m) || module.startsWith(m + "."));
+        return dense ? null : new QuantConfig(q.quantType(), QuantConfig.QLORA.blocksize(), q.doubleQuant());
     }
 }

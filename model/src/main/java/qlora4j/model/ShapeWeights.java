@@ -1,5 +1,6 @@
 package qlora4j.model;
 
+import java.util.function.Function;
 import qlora4j.blockwise.QuantConfig;
 import qlora4j.blockwise.QuantizedTensor;
 import qlora4j.lora.LinearWeight;
@@ -12,13 +13,18 @@ import qlora4j.tensor.Tensor;
 public final class ShapeWeights implements DecoderWeights {
     private final PlanBackend backend;
     private final DType type;
-    private final QuantConfig quantize;
+    private final Function<String, QuantConfig> form;
 
     /** @param quantize how linear weights are held; null: dense, in the compute type */
     public ShapeWeights(PlanBackend backend, DType type, QuantConfig quantize) {
+        this(backend, type, name -> quantize);
+    }
+
+    /** @param form how the linear weight of a name is held; null: dense, in the compute type */
+    ShapeWeights(PlanBackend backend, DType type, Function<String, QuantConfig> form) {
         this.backend = backend;
         this.type = type;
-        this.quantize = quantize;
+        this.form = form;
     }
 
     @Override
@@ -28,6 +34,7 @@ public final class ShapeWeights implements DecoderWeights {
 
     @Override
     public LinearWeight linear(String name, int out, int in) {
+        QuantConfig quantize = form.apply(name);
         return quantize == null
                 ? new LinearWeight.Dense(dense(name, out, in))
                 : new LinearWeight.Quantized(QuantizedTensor.allocate(backend, quantize, type, out, in));

@@ -6,7 +6,7 @@ import java.util.OptionalLong;
  * A device with memory and one set of kernels on it. Several can be open in one process; each is closed by whoever
  * opened it (see {@link Backends}).
  */
-public interface Backend extends AutoCloseable {
+public interface Backend extends Footprint, AutoCloseable {
     String SCALAR = "scalar";
     String CPU = "cpu";
     String CUDA = "cuda";
@@ -50,11 +50,6 @@ public interface Backend extends AutoCloseable {
 
     /** What the job at hand is predicted to hold on the device; named where there is no room for it. */
     default void predicted(long bytes) {
-    }
-
-    /** Rows of logits over {@code vocab} tokens that a loss computes at once: few, but enough for a fast product. */
-    default int logitRows(long vocab) {
-        return 256;
     }
 
     /** Copies that run beside the queue of work; an error where the device is the host. */

@@ -1,5 +1,6 @@
 package qlora4j.tensor;
 
+import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 import java.util.ServiceLoader;
@@ -20,6 +21,9 @@ public final class Backends {
         Optional<String> unavailable(Device device);
 
         Backend open(Device device);
+
+        /** What its kernels hold, which can be asked where the device is not there. */
+        Footprint footprint();
     }
 
     private Backends() {
@@ -95,6 +99,24 @@ public final class Backends {
                         + " or use --device cpu;";
         throw new IllegalArgumentException(asked + " --backend can be auto, scalar, cpu"
                 + providers().stream().map(p -> ", " + p.name()).reduce("", String::concat));
+    }
+
+    /** What the backend called {@code name} holds in a step, whether or not it can run here. */
+    public static Footprint footprint(String name) {
+        if (name.equals(Backend.SCALAR) || name.equals(Backend.CPU)) {
+            return Footprint.HOST;
+        }
+        return providers().stream().filter(p -> p.name().equals(name)).findFirst().map(Provider::footprint)
+                .orElseThrow(() -> new IllegalArgumentException("--backend " + name
+                        + ": there is no such backend in this installation; there are scalar, cpu"
+                        + providers().stream().map(p -> ", " + p.name()).reduce("", String::concat)));
+    }
+
+    /** The names of the backends that this installation has, whether or not they can run here. */
+    public static List<String> names() {
+        List<String> names = new ArrayList<>(List.of(Backend.SCALAR, Backend.CPU));
+        providers().forEach(p -> names.add(p.name()));
+        return names;
     }
 
     private static List<Provider> providers() {

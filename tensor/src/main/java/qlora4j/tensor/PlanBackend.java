@@ -13,15 +13,15 @@ import java.util.Map;
 public final class PlanBackend implements Backend {
     private final MemoryLedger ledger = new MemoryLedger();
     private final Map<Class<?>, Object> kernels = new HashMap<>();
-    private final Backend like;
+    private final Footprint like;
 
     /** Plans for no backend in particular. */
     public PlanBackend() {
-        this(null);
+        this(Footprint.HOST);
     }
 
     /** Plans what {@code like} would hold. */
-    public PlanBackend(Backend like) {
+    public PlanBackend(Footprint like) {
         this.like = like;
     }
 
@@ -63,7 +63,12 @@ public final class PlanBackend implements Backend {
 
     @Override
     public int logitRows(long vocab) {
-        return like == null ? Backend.super.logitRows(vocab) : like.logitRows(vocab);
+        return like.logitRows(vocab);
+    }
+
+    @Override
+    public long workspaceBytes(Step step) {
+        return like.workspaceBytes(step);
     }
 
     @Override

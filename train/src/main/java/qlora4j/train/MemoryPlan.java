@@ -1,54 +1,89 @@
 package qlora4j.train;
 
+import java.io.IOException;
 import java.util.EnumMap;
+import java.util.Locale;
 import java.util.Map;
 import qlora4j.lora.Linear;
-import qlora4j.lora.Linear.Adapters;
+import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraConfig;
 import qlora4j.model.Adapter;
 import qlora4j.model.Decoder;
-import qlora4j.model.Decoder.LossOptions;
 import qlora4j.model.DecoderConfig;
 import qlora4j.model.DecoderLoader;
-import qlora4j.model.ShapeWeights;
 import qlora4j.model.TokenBatch;
-import qlora4j.optim.AdamW;
-import qlora4j.tensor.ArenaPlan;
-import qlora4j.tensor.Backend;
-import qlora4j.tensor.DType;
+import qlora4j.optim.PagedStates;
+import qlora4j.safetensors.SafetensorsView;
+import qlora4j.tensor.Footprint;
+import qlora4j.tensor.MemoryLedger;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.PlanBackend;
-import qlora4j.tensor.Tensor;
 
 /**
- * The bytes a fine-tuning job will hold, by use, before anything is loaded: the same construction and the same step on
- * the shape-only backend.
+ * The bytes a fine-tuning job will hold on its device, by use, before anything is loaded: the decoder, the adapter and
+ * the trainer are built and a step is run as in the job itself, on the shape-only backend.
  *
  * @param bytes by use; the sum is the peak, since all is held together during a step
+ * @param pagedOut bytes of optimizer state outside of the device: in host memory below a GPU, else in a file
  */
-public record MemoryPlan(Map<MemoryUse, Long> bytes) {
-    /** Predicts a job on {@code backend} whose micro-batches are at most {@code largest}. */
-    public static MemoryPlan predict(Backend backend, DecoderConfig config, DecoderLoader loader, LoraConfig lora,
-            TrainSettings settings, TokenBatch largest) {
-        try (PlanBackend plan = new PlanBackend(backend)) {
-            Decoder decoder = new Decoder(config, plan, loader.type(),
-                    new ShapeWeights(plan, loader.type(), loader.quantize()));
-            Adapter adapter = Adapter.create(decoder, 0, lora);
-            DType wide = Linear.wide(loader.type());
-            Tensor one = Tensor.shapeOnly(wide, 1);
-            Tensor loss = Tensor.shapeOnly(DType.F64, 1);
-            Adapters use = Trainer.training(0, lora.dropout(), settings.seed(), Tensor.shapeOnly(DType.I32, 1));
-            LossOptions options = new LossOptions(true, settings.checkpointing());
-            ArenaPlan step = ArenaPlan.of(s -> decoder.loss(s, largest, use, options, one, loss, null));
-            plan.ledger().add(MemoryUse.ACTIVATIONS, step.bytes());
-            long states = AdamW.stateBytes(settings.adam(), wide, adapter.parameters().flatSize());
-            plan.ledger().add(MemoryUse.OPTIMIZER, settings.resident().budget(states));
-            Map<MemoryUse, Long> held = new EnumMap<>(MemoryUse.class);
-            for (MemoryUse use2 : MemoryUse.values()) {
-                held.put(use2, plan.ledger().held(use2));
-            }
-            return new MemoryPlan(held);
+public record MemoryPlan(Map<MemoryUse, Long> bytes, long pagedOut) {
+    /**
+     * What memory depends on.
+     *
+     * @param checkpoint the weights, whose headers say what is in 4 bits; null where only the configuration is known
+     * @param largest a batch at least as large as any micro-batch
+     * @param evaluation a batch at least as large as any of an evaluation; null without one
+     */
+    public record Job(DecoderConfig config, DecoderLoader loader, SafetensorsView checkpoint, LoraConfig lora,
+            TrainSettings settings, TokenBatch largest, TokenBatch evaluation) {
+        /** The same with other settings of training. */
+        public Job with(TrainSettings other, TokenBatch batch) {
+            return new Job(config, loader, checkpoint, lora, other, batch, evaluation);
         }
+
+        /** The same with another adapter. */
+        public Job with(LoraConfig other) {
+            return new Job(config, loader, checkpoint, other, settings, largest, evaluation);
+        }
+
+        /** The same loaded otherwise. */
+        public Job with(DecoderLoader other) {
+            return new Job(config, other, checkpoint, lora, settings, largest, evaluation);
+        }
+    }
+
+    /** What is held by a device's ledger. */
+    public static MemoryPlan held(MemoryLedger ledger) {
+        Map<MemoryUse, Long> held = new EnumMap<>(MemoryUse.class);
+        for (MemoryUse use : MemoryUse.values()) {
+            held.put(use, ledger.held(use));
+        }
+        return new MemoryPlan(held, 0);
+    }
+
+    /** Predicts a job on a device, which need not be there. */
+    public static MemoryPlan predict(Footprint device, Job job) throws IOException {
+        try (PlanBackend plan = new PlanBackend(device)) {
+            Decoder decoder = job.loader.shapes(job.config, job.checkpoint, plan);
+            Adapter adapter = Adapter.create(decoder, 0, job.lora);
+            try (Trainer trainer = new Trainer(decoder, adapter.parameters(), adapter.slot(), job.lora.dropout(),
+                    job.settings, 1, job.largest, null)) {
+                MemoryLedger ledger = plan.ledger();
+                if (job.evaluation != null) {
+                    ledger.add(MemoryUse.ACTIVATIONS, trainer.evaluationBytes(job.evaluation));
+                }
+                ledger.add(MemoryUse.WORKSPACE, device.workspaceBytes(new Footprint.Step(job.loader.type(),
+                        largestQuantized(decoder), job.largest.rows(), job.config.heads())));
+                PagedStates states = trainer.optimizer().states();
+                return new MemoryPlan(held(ledger).bytes, Math.max(0, states.totalBytes() - states.residentBytes()));
+            }
+        }
+    }
+
+    private static long largestQuantized(Decoder decoder) {
+        return decoder.linears().values().stream().map(Linear::weight)
+                .filter(LinearWeight.Quantized.class::isInstance)
+                .mapToLong(w -> (long) w.outFeatures() * w.inFeatures()).max().orElse(0);
     }
 
     /** The sum over all uses. */
@@ -61,10 +96,14 @@ public record MemoryPlan(Map<MemoryUse, Long> bytes) {
         StringBuilder out = new StringBuilder();
         bytes.forEach((use, n) -> {
             if (n > 0) {
-                out.append(String.format("%s %.1f, ", use.name().toLowerCase(java.util.Locale.ROOT).replace('_', ' '),
-                        n / 1e6));
+                out.append(String.format(Locale.ROOT, "%s %.1f, ", name(use), n / 1e6));
             }
         });
-        return out + String.format("together %.1f MB", total() / 1e6);
+        return out + String.format(Locale.ROOT, "together %.1f MB", total() / 1e6);
+    }
+
+    /** A use as people read it: {@code kv cache}. */
+    public static String name(MemoryUse use) {
+        return use.name().toLowerCase(Locale.ROOT).replace('_', ' ');
     }
 }

@@ -151,6 +151,12 @@ public final class SftTrainer implements AutoCloseable {
         return b.withLabels(new int[b.rows()]);
     }
 
+    /** The batch with the most tokens of an evaluation of these rows. */
+    public static TokenBatch largestEvaluation(List<TokenizedRow> rows) {
+        return Trainer.tokens(Batches.inOrder(rows, EVAL_BATCH).stream()
+                .max(Comparator.comparingInt(b -> b.tokens().length)).orElseThrow());
+    }
+
     public Trainer trainer() {
         return trainer;
     }

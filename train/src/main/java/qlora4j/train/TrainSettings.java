@@ -109,6 +109,20 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
         return with(maxSteps, perDeviceBatch, maxLength, learningRate, resident, on);
     }
 
+    /** The same with another number of micro-batches in a step. */
+    public TrainSettings withAccumulation(int microBatches) {
+        return new TrainSettings(maxSteps, epochs, perDeviceBatch, microBatches, maxLength, learningRate, schedule,
+                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
+                seed, loraPlusRatio);
+    }
+
+    /** The same with other settings of AdamW. */
+    public TrainSettings withAdam(AdamHyper other) {
+        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
+                warmupRatio, maxGradNorm, other, resident, checkpointing, loggingSteps, saveSteps, saveLimit,
+                evalSteps, seed, loraPlusRatio);
+    }
+
     private TrainSettings with(int steps, int rows, int length, double rate, Residency share, boolean again) {
         return new TrainSettings(steps, epochs, rows, accumulation, length, rate, schedule, warmupRatio, maxGradNorm,
                 adam, share, again, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlusRatio);

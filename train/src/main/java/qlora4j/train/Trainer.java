@@ -175,11 +175,26 @@ public final class Trainer implements AutoCloseable {
 
     /** The mean negative log-likelihood over the label tokens of all batches, in nats, without dropout. */
     public double evaluate(List<Batch> batches) {
-        return meanLoss(decoder, evaluating, batches);
+        return meanLoss(decoder, evaluating, batches, arena);
+    }
+
+    /** Bytes that an evaluation of a batch allocates beside what the trainer holds. */
+    long evaluationBytes(TokenBatch batch) {
+        long bytes = evaluation(decoder, batch, evaluating, scale, loss).bytes();
+        return bytes > arena.bytes() ? bytes : 0;
+    }
+
+    private static ArenaPlan evaluation(Decoder decoder, TokenBatch t, Adapters adapters, Tensor scale, Tensor sum) {
+        return ArenaPlan.of(p -> decoder.loss(p, t, adapters, LossOptions.EVALUATE, scale, sum, null));
     }
 
     /** The mean negative log-likelihood over the label tokens of all batches, in nats. */
     public static double meanLoss(Decoder decoder, Adapters adapters, List<Batch> batches) {
+        return meanLoss(decoder, adapters, batches, null);
+    }
+
+    /** @param spare memory to use where it is large enough; or null */
+    private static double meanLoss(Decoder decoder, Adapters adapters, List<Batch> batches, Allocation spare) {
         Backend backend = decoder.backend();
         long labels = batches.stream().mapToLong(Batch::labelTokens).sum();
         try (Stream s = backend.openStream();
@@ -190,9 +205,11 @@ public final class Trainer implements AutoCloseable {
             s.zero(sum);
             for (Batch b : batches) {
                 TokenBatch t = tokens(b);
-                ArenaPlan plan = ArenaPlan.of(p -> decoder.loss(p, t, adapters, LossOptions.EVALUATE, one, sum, null));
-                try (Allocation arena = backend.allocate(Math.max(1, plan.bytes()), MemoryUse.ACTIVATIONS)) {
-                    s.begin(plan, arena);
+                ArenaPlan plan = evaluation(decoder, t, adapters, one, sum);
+                boolean fits = spare != null && plan.bytes() <= spare.bytes();
+                try (Allocation own = fits ? null
+                        : backend.allocate(Math.max(1, plan.bytes()), MemoryUse.ACTIVATIONS)) {
+                    s.begin(plan, fits ? spare : own);
                     try {
                         decoder.loss(s, t, adapters, LossOptions.EVALUATE, one, sum, null);
                         s.end();
