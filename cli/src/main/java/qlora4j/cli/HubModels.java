@@ -47,6 +47,15 @@ final class HubModels {
      * the cache does not have it, that is said and it is downloaded.
      */
     static Path directory(Path given, PrintWriter err) throws IOException {
+        return directory(given, true, err);
+    }
+
+    /** The same, but of a model that has to be downloaded only the configuration and the tokenizer. */
+    static Path configuration(Path given, PrintWriter err) throws IOException {
+        return directory(given, false, err);
+    }
+
+    private static Path directory(Path given, boolean withWeights, PrintWriter err) throws IOException {
         Optional<RepoId> repo = repo(given);
         if (repo.isEmpty()) {
             return given;
@@ -58,11 +67,13 @@ final class HubModels {
         }
         if (!hub.settings().offline()) {
             err.println(given + " is no directory here, and not in the cache " + hub.settings().cache()
-                    + ": downloading it from " + hub.settings().endpoint());
+                    + ": downloading " + (withWeights ? "it" : "its configuration") + " from "
+                    + hub.settings().endpoint());
             err.flush();
         }
         try (DownloadProgress progress = new DownloadProgress(err)) {
-            return hub.pull(repo.get(), List.of(), progress);
+            return withWeights ? hub.pull(repo.get(), List.of(), progress)
+                    : hub.pullConfiguration(repo.get(), progress);
         }
     }
 }

@@ -17,7 +17,8 @@ import picocli.CommandLine.Spec;
 @Command(name = "qlora", mixinStandardHelpOptions = true, versionProvider = Version.class, usageHelpAutoWidth = true,
         scope = ScopeType.INHERIT, synopsisSubcommandLabel = "COMMAND",
         description = {"QLoRA for the JVM: a base model in 4-bit NormalFloat, LoRA adapters trained through it."},
-        subcommands = {Demo.class, Finetune.class, Generate.class, Quantize.class, Merge.class, Inspect.class,
+        subcommands = {Demo.class, Finetune.class, Plan.class, Generate.class, Quantize.class, Merge.class,
+                Inspect.class,
                 Verify.class,
                 Vectors.class, Bench.class, Import.class, Export.class, Pull.class, DumpLogits.class})
 public final class Main implements Runnable {
@@ -60,7 +61,9 @@ public final class Main implements Runnable {
     static CommandLine commandLine() {
         Main main = new Main();
         Errors errors = new Errors(() -> main.debug);
-        return new CommandLine(main).setParameterExceptionHandler(errors).setExecutionExceptionHandler(errors)
+        CommandLine line = new CommandLine(main);
+        Plan.acceptFlagsOf(line, "finetune");
+        return line.setParameterExceptionHandler(errors).setExecutionExceptionHandler(errors)
                 .setCaseInsensitiveEnumValuesAllowed(true);
     }
 

@@ -110,6 +110,15 @@ public final class Hub {
      * @throws IOException if the cache cannot be written
      */
     public Path pull(RepoId repo, List<String> include, Listener listener) throws IOException {
+        return pull(repo, include, true, listener);
+    }
+
+    /** As {@link #pull} without the weights: what says how large a model is. Returns the directory. */
+    public Path pullConfiguration(RepoId repo, Listener listener) throws IOException {
+        return pull(repo, List.of(), false, listener);
+    }
+
+    private Path pull(RepoId repo, List<String> include, boolean withWeights, Listener listener) throws IOException {
         if (settings.offline()) {
             Optional<Path> cached = cached(repo);
             if (cached.isPresent() && include.isEmpty()) {
@@ -131,6 +140,9 @@ public final class Hub {
                 if (!name.endsWith(".safetensors")) {
                     get(client, cache, repo, commit, name, listener);
                 }
+            }
+            if (!withWeights) {
+                return cache.snapshot(commit);
             }
             Set<String> weights = new TreeSet<>(wanted);
             weights.removeIf(name -> !name.endsWith(".safetensors"));
