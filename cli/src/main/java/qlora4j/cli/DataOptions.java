@@ -4,9 +4,11 @@ import java.io.IOException;
 import java.nio.file.Path;
 import java.util.List;
 import picocli.CommandLine.Option;
+import qlora4j.train.data.Packing;
 import qlora4j.train.data.Row;
 import qlora4j.train.data.Rows;
 import qlora4j.train.data.Split;
+import qlora4j.train.data.TokenizedData;
 
 /** The rows that a command trains on or evaluates on, and how they become prompts. */
 final class DataOptions {
@@ -25,6 +27,15 @@ final class DataOptions {
             description = "Instead: the share of --data, drawn by --seed, to set aside for evaluation.")
     private Double evalSplit;
 
+    @Option(names = "--packing", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
+            description = "Put rows together to sequences of up to --max-seq-length tokens, each with positions and"
+                    + " attention of its own; batch sizes then count sequences.")
+    private boolean packing;
+
+    @Option(names = "--packing-strategy", paramLabel = "NAME", defaultValue = Packing.BEST_FIT_DECREASING,
+            description = "bfd, best-fit decreasing (default: ${DEFAULT-VALUE}).")
+    private String strategy;
+
     /** Whether rows were named. */
     boolean given() {
         return data != null;
@@ -33,6 +44,15 @@ final class DataOptions {
     /** The name or file of the prompt template; null: by the rows' own form. */
     String template() {
         return template;
+    }
+
+    /** The rows to train on, packed where that was asked for. */
+    TokenizedData pack(TokenizedData rows) {
+        if (!strategy.equals(Packing.BEST_FIT_DECREASING)) {
+            throw new IllegalArgumentException("--packing-strategy " + strategy + ": only "
+                    + Packing.BEST_FIT_DECREASING + " is there; it cuts no row, as wrapped would");
+        }
+        return packing ? rows.packed() : rows;
     }
 
     /** The rows to train on and those to evaluate on, if any; an error where no rows were named. */

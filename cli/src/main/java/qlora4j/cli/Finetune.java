@@ -90,6 +90,10 @@ final class Finetune implements Callable<Integer> {
             PromptTemplate prompts = SftTrainer.template(directory, data.template());
             rows = SftTrainer.tokenize(directory, split.train(), prompts, settings.maxLength());
             out.println("data: " + rows.report().summary());
+            rows = data.pack(rows);
+            if (rows.packing() != null) {
+                out.println("packing: " + rows.packing().summary());
+            }
             held = split.eval().isEmpty() ? null
                     : SftTrainer.tokenize(directory, split.eval(), prompts, settings.maxLength());
             if (held != null) {
@@ -101,7 +105,7 @@ final class Finetune implements Callable<Integer> {
         }
         try (Backend opened = openOrClose(directory)) {
             MemoryPlan predicted = MemoryPlan.predict(opened, new MemoryPlan.Job(directory.config(), loader,
-                    directory.weights(), lora, settings, SftTrainer.largest(rows.rows(), settings.perDeviceBatch()),
+                    directory.weights(), lora, settings, SftTrainer.largest(rows, settings.perDeviceBatch()),
                     held == null ? null : SftTrainer.largestEvaluation(held.rows())));
             out.println("memory predicted: " + predicted.line());
             out.flush();

@@ -9,6 +9,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.function.ToIntFunction;
 import qlora4j.lora.LoraConfig;
 import qlora4j.model.Adapter;
 import qlora4j.model.CausalLm;
@@ -106,7 +107,7 @@ public final class SftTrainer implements AutoCloseable {
         this.settings = settings;
         this.train = train;
         this.output = output;
-        batches = new Batches(train.rows(), settings.perDeviceBatch(), settings.accumulation(), settings.seed());
+        batches = new Batches(train, settings.perDeviceBatch(), settings.accumulation(), settings.seed());
         evalBatches = eval == null || eval.rows().isEmpty() ? List.of() : Batches.inOrder(eval.rows(), EVAL_BATCH);
         checkpoints = output == null ? null : new Checkpoints(output, identity());
         if (output != null) {
@@ -114,7 +115,7 @@ public final class SftTrainer implements AutoCloseable {
         }
         Path spill = output == null ? Path.of(System.getProperty("java.io.tmpdir")) : output;
         trainer = new Trainer(lm.decoder(), adapter.parameters(), adapter.slot(), adapter.config().dropout(), settings,
-                settings.totalSteps(batches.stepsPerEpoch()), largest(train.rows(), settings.perDeviceBatch()), spill);
+                settings.totalSteps(batches.stepsPerEpoch()), largest(train, settings.perDeviceBatch()), spill);
     }
 
     private Map<String, String> identity() {
@@ -134,6 +135,7 @@ public final class SftTrainer implements AutoCloseable {
         for (TokenizedRow row : train.rows()) {
             hash = 31 * hash + Arrays.hashCode(row.ids()) + row.promptLength();
         }
+        m.put("--packing", "" + (train.packing() != null));
         m.put("--data (tokens)", Integer.toHexString(hash));
         return m;
     }
@@ -141,6 +143,32 @@ public final class SftTrainer implements AutoCloseable {
     private String shape() {
         var c = lm.decoder().config();
         return c.layers() + " layers of " + c.hidden() + ", vocabulary " + c.vocab();
+    }
+
+    /**
+     * A batch as large as the largest micro-batch that these rows, packed or not, can make: in tokens, in samples, and
+     * in the longest sample's length.
+     */
+    public static TokenBatch largest(TokenizedData data, int perDevice) {
+        if (data.packing() == null) {
+            return largest(data.rows(), perDevice);
+        }
+        int longest = data.rows().stream().mapToInt(TokenizedRow::length).max().orElseThrow();
+        int samples = most(data, perDevice, List::size);
+        int tokens = most(data, perDevice, s -> s.stream().mapToInt(row -> data.rows().get(row).length()).sum());
+        int[][] sequences = new int[samples][];
+        int left = Math.max(tokens, longest + samples - 1);
+        for (int s = 0; s < samples; s++) {
+            sequences[s] = new int[Math.min(longest, left - (samples - 1 - s))];
+            left -= sequences[s].length;
+        }
+        TokenBatch b = TokenBatch.of(sequences);
+        return b.withLabels(new int[b.rows()]);
+    }
+
+    private static int most(TokenizedData data, int perDevice, ToIntFunction<List<Integer>> size) {
+        return data.sequences().stream().map(size::applyAsInt).sorted(Comparator.reverseOrder()).limit(perDevice)
+                .mapToInt(n -> n).sum();
     }
 
     /** A batch as large as the largest micro-batch that rows of these lengths can make. */

@@ -9,7 +9,8 @@ import java.util.List;
  * @param step         the step, from 0
  * @param epoch        the pass over the data that it belongs to, from 0
  * @param rows         the index in the data of each sample
- * @param microBatches the samples in their order, as many to a micro-batch as the device takes, fewer in the last
+ * @param microBatches the samples in their order, as many sequences to a micro-batch as the device takes, fewer in the
+ *                     last
  */
 public record GlobalBatch(int step, int epoch, List<Integer> rows, List<Batch> microBatches) {
     public GlobalBatch {
