@@ -5,7 +5,6 @@ import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.ArrayList;
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -104,7 +103,7 @@ final class Generate implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         out = spec.commandLine().getOut();
-        Map<String, Path> named = named();
+        Map<String, Path> named = NamedAdapters.parse(adapters);
         List<String> chosen = chosen(named);
         String text = prompt == null ? standardInput() : prompt;
         DecoderLoader loader = new DecoderLoader(noQuantize ? null : QuantConfig.QLORA, compute.dtype());
@@ -121,9 +120,7 @@ final class Generate implements Callable<Integer> {
             throw e;
         }
         try (Backend opened = started; CausalLm lm = CausalLm.load(directory, opened, loader)) {
-            for (Map.Entry<String, Path> e : named.entrySet()) {
-                lm.load(e.getKey(), HubModels.directory(e.getValue(), spec.commandLine().getErr()));
-            }
+            NamedAdapters.load(named, lm, spec.commandLine().getErr());
             for (String name : chosen) {
                 if (all) {
                     out.println("[" + name + "]");
@@ -146,22 +143,6 @@ final class Generate implements Callable<Integer> {
         err.printf(Locale.ROOT, "%d prompt tokens, %d new, %.1f new tokens/s%n", ids.length, made,
                 made / ((System.nanoTime() - start) / 1e9));
         err.flush();
-    }
-
-    private Map<String, Path> named() {
-        Map<String, Path> named = new LinkedHashMap<>();
-        for (String adapter : adapters) {
-            int equals = adapter.indexOf('=');
-            Path path = Path.of(adapter.substring(equals + 1));
-            String name = equals > 0 ? adapter.substring(0, equals)
-                    : String.valueOf(path.toAbsolutePath().normalize().getFileName());
-            if (equals == 0 || name.equals(CausalLm.BASE) || named.putIfAbsent(name, path) != null) {
-                throw new IllegalArgumentException(
-                        "--adapter " + adapter + ": expected NAME=DIR, each name once and not "
-                                + CausalLm.BASE);
-            }
-        }
-        return named;
     }
 
     private List<String> chosen(Map<String, Path> named) {

@@ -17,7 +17,8 @@ import picocli.CommandLine.Spec;
 @Command(name = "qlora", mixinStandardHelpOptions = true, versionProvider = Version.class, usageHelpAutoWidth = true,
         scope = ScopeType.INHERIT, synopsisSubcommandLabel = "COMMAND",
         description = {"QLoRA for the JVM: a base model in 4-bit NormalFloat, LoRA adapters trained through it."},
-        subcommands = {Demo.class, Finetune.class, Plan.class, Generate.class, Quantize.class, Merge.class,
+        subcommands = {Demo.class, Finetune.class, Plan.class, Generate.class, Evaluate.class, Quantize.class,
+                Merge.class,
                 Inspect.class,
                 Verify.class,
                 Vectors.class, Bench.class, Import.class, Export.class, Pull.class, DumpLogits.class})
