@@ -59,6 +59,7 @@ final class Demo implements Callable<Integer> {
                     "Exact match on %d held-out pairs: %d before, %d after, %d after loading again; %.0f s in all",
                     r.heldOut(), r.exactBefore(), r.exactAfter(), r.exactReloaded(),
                     (System.nanoTime() - start) / 1e9));
+            print(out, "report: " + RunReport.ofDemo(spec, output, opened, r));
             print(out, "Try: ./qlora generate --chat --all --model " + output.resolve("model") + " --adapter "
                     + output.resolve("adapter-pirate") + " --prompt \"Is 52 less than 98?\"");
             return r.reachedGoal() ? 0 : 1;

@@ -4,7 +4,9 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.LinkedHashMap;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Optional;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
@@ -45,7 +47,7 @@ final class Finetune implements Callable<Integer> {
     private DataOptions data;
 
     @Option(names = "--output", required = true, paramLabel = "DIR",
-            description = "Where the adapter, the checkpoints and metrics.jsonl go.")
+            description = "Where the adapter, the checkpoints, metrics.jsonl and report.html go.")
     private Path output;
 
     @Option(names = "--resume", arity = "0..1", fallbackValue = "true", paramLabel = "BOOL",
@@ -58,6 +60,9 @@ final class Finetune implements Callable<Integer> {
 
     @Mixin
     private TrainOptions train;
+
+    @Mixin
+    private ReportOptions reports;
 
     @Mixin
     private ComputeOptions compute;
@@ -76,6 +81,7 @@ final class Finetune implements Callable<Integer> {
         if (resume && overwrite) {
             throw new IllegalArgumentException("--resume and --overwrite-output-dir contradict each other");
         }
+        reports.check();
         new OutputDirectory(output).prepare(resume || overwrite);
         ModelDirectory directory = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
         Split split;
@@ -116,6 +122,8 @@ final class Finetune implements Callable<Integer> {
                 if (overwrite) {
                     new OutputDirectory(output).clear();
                 }
+                RunReport report = new RunReport(spec, "Fine-tuning of " + model, output, opened, predicted,
+                        facts(rows, held, lm.report(adapter).line()));
                 out.printf(Locale.ROOT, "linear layers: %.3f bits/param%n", lm.linearBitsPerParameter());
                 try (SftTrainer trainer = new SftTrainer(lm, adapter, rows, held, settings, output)) {
                     if (resume) {
@@ -123,16 +131,30 @@ final class Finetune implements Callable<Integer> {
                         out.println(from.map(p -> "resuming from " + p)
                                 .orElse("no checkpoint in " + output + ": starting anew"));
                     }
-                    try (Progress progress = Progress.of(out, trainer.trainer().step(), trainer.trainer().totalSteps(),
-                            settings.loggingSteps())) {
+                    try (ReportOptions.Events events = reports.events(output);
+                            Progress progress = Progress.of(out, trainer.trainer().step(),
+                                    trainer.trainer().totalSteps(), settings.loggingSteps()).with(events)) {
                         trainer.run(progress);
                     }
                     report(opened, predicted);
+                    report.ended(opened);
                 }
+                report.samples(lm, ADAPTER, held == null ? null : held.rows(), rows.rows(), reports.samples());
+                out.println("report: " + report.write());
             }
         }
         out.println("adapter: " + output);
         return 0;
+    }
+
+    private static Map<String, String> facts(TokenizedData rows, TokenizedData held, String parameters) {
+        Map<String, String> facts = new LinkedHashMap<>();
+        facts.put("data", rows.report().summary());
+        if (held != null) {
+            facts.put("held out", held.report().summary());
+        }
+        facts.put("parameters", parameters);
+        return facts;
     }
 
     private Backend openOrClose(ModelDirectory directory) {

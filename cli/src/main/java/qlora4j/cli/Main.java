@@ -17,11 +17,25 @@ import picocli.CommandLine.Spec;
 @Command(name = "qlora", mixinStandardHelpOptions = true, versionProvider = Version.class, usageHelpAutoWidth = true,
         scope = ScopeType.INHERIT, synopsisSubcommandLabel = "COMMAND",
         description = {"QLoRA for the JVM: a base model in 4-bit NormalFloat, LoRA adapters trained through it."},
-        subcommands = {Demo.class, Finetune.class, Plan.class, Generate.class, Evaluate.class, Quantize.class,
+        // @formatter:off
+        subcommands = {
+                Demo.class,
+                Finetune.class,
+                Report.class,
+                Plan.class,
+                Generate.class,
+                Evaluate.class,
+                Quantize.class,
                 Merge.class,
                 Inspect.class,
                 Verify.class,
-                Vectors.class, Bench.class, Import.class, Export.class, Pull.class, DumpLogits.class})
+                Vectors.class,
+                Bench.class,
+                Import.class,
+                Export.class,
+                Pull.class,
+                DumpLogits.class})
+// @formatter:on
 public final class Main implements Runnable {
 
     /** What Java makes of bytes that it cannot decode. */

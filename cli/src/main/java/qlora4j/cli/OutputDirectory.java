@@ -11,7 +11,7 @@ import java.util.stream.Stream;
 record OutputDirectory(Path path) {
     /** What a run writes: the adapter, metrics, checkpoints, and checkpoints that were being written. */
     private static final String WRITTEN = "adapter_config\\.json|adapter_model\\.safetensors|metrics\\.jsonl"
-            + "|checkpoint-\\d+|\\.unfinished-\\d+";
+            + "|run\\.json|report\\.html|checkpoint-\\d+|\\.unfinished-\\d+";
 
     /**
      * Makes the directory and sees that a run may write there.

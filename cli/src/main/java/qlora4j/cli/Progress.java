@@ -1,9 +1,11 @@
 package qlora4j.cli;
 
+import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.Locale;
+import java.util.Map;
 import me.tongfei.progressbar.DelegatingProgressBarConsumer;
 import me.tongfei.progressbar.ProgressBar;
 import me.tongfei.progressbar.ProgressBarBuilder;
@@ -14,6 +16,7 @@ import qlora4j.train.demo.DemoRun;
 /** How far a training run is: a bar where standard error is a terminal, else a line every few steps. */
 abstract sealed class Progress implements DemoRun.Run {
     final PrintWriter out;
+    private ReportOptions.Events events;
 
     private Progress(PrintWriter out) {
         this.out = out;
@@ -27,6 +30,19 @@ abstract sealed class Progress implements DemoRun.Run {
      */
     static Progress of(PrintWriter out, int done, int total, int every) {
         return StandardError.isTerminal() ? new Bar(out, done, total) : new Lines(out, done, every);
+    }
+
+    /** Passes what is logged on as well. */
+    Progress with(ReportOptions.Events sink) {
+        events = sink;
+        return this;
+    }
+
+    @Override
+    public void logged(int step, Map<String, ? extends Number> metrics) throws IOException {
+        if (events != null) {
+            events.logged(step, metrics);
+        }
     }
 
     /** Prints a line that stays. */

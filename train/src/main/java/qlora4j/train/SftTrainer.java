@@ -57,6 +57,10 @@ public final class SftTrainer implements AutoCloseable {
         default void evaluated(int step, double loss) {
         }
 
+        /** Metrics of a step, as they go into {@code metrics.jsonl}, by {@link MetricsWriter}'s names. */
+        default void logged(int step, Map<String, ? extends Number> metrics) throws IOException {
+        }
+
         /** A checkpoint is in place. */
         default void saved(Path checkpoint) {
         }
@@ -231,7 +235,8 @@ public final class SftTrainer implements AutoCloseable {
                 listener.step(r, trainer.totalSteps(), r.tokens() / seconds);
                 boolean last = r.step() == trainer.totalSteps();
                 if (metrics != null && (last || r.step() % settings.loggingSteps() == 0)) {
-                    log(metrics, r, lossSum / logged, tokens, tokens / ((System.nanoTime() - since) / 1e9));
+                    log(listener, metrics, r, lossSum / logged, tokens,
+                            tokens / ((System.nanoTime() - since) / 1e9));
                     lossSum = 0;
                     logged = 0;
                     tokens = 0;
@@ -259,8 +264,8 @@ public final class SftTrainer implements AutoCloseable {
         return trainer.step() == 0 ? MetricsWriter.begin(file) : MetricsWriter.resume(file, trainer.step());
     }
 
-    private void log(MetricsWriter metrics, Trainer.StepResult r, double loss, long tokens, double rate)
-            throws IOException {
+    private void log(Listener listener, MetricsWriter metrics, Trainer.StepResult r, double loss, long tokens,
+            double rate) throws IOException {
         Map<String, Number> m = new LinkedHashMap<>();
         m.put(MetricsWriter.EPOCH, batches.epochsAfter(r.step()));
         m.put(MetricsWriter.LOSS, loss);
@@ -269,6 +274,7 @@ public final class SftTrainer implements AutoCloseable {
         m.put(MetricsWriter.TOKENS, tokens);
         m.put(MetricsWriter.TOKENS_PER_SECOND, rate);
         metrics.write(r.step(), m);
+        listener.logged(r.step(), m);
     }
 
     private void evaluate(Listener listener, MetricsWriter metrics) throws IOException {
@@ -278,7 +284,9 @@ public final class SftTrainer implements AutoCloseable {
         double loss = evaluate();
         listener.evaluated(trainer.step(), loss);
         if (metrics != null) {
-            metrics.write(trainer.step(), Map.of(MetricsWriter.EVAL_LOSS, loss));
+            Map<String, Double> m = Map.of(MetricsWriter.EVAL_LOSS, loss);
+            metrics.write(trainer.step(), m);
+            listener.logged(trainer.step(), m);
         }
     }
 

@@ -6,11 +6,11 @@ package qlora4j.train.data;
 public final class DataException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
-    DataException(String message) {
+    public DataException(String message) {
         super(message);
     }
 
-    DataException(String message, Throwable cause) {
+    public DataException(String message, Throwable cause) {
         super(message, cause);
     }
 }

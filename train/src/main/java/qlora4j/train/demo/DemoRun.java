@@ -28,10 +28,12 @@ import qlora4j.safetensors.SafetensorsModel;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Tensor;
+import qlora4j.train.MemoryPlan;
 import qlora4j.train.SftTrainer;
 import qlora4j.train.TrainSettings;
 import qlora4j.train.data.Row;
 import qlora4j.train.data.TokenizedData;
+import qlora4j.train.report.RunRecord;
 
 /**
  * The main job on the bundled model, in about a minute: quantize to NF4, see that the base cannot write the instruction
@@ -44,6 +46,7 @@ public final class DemoRun {
     public static final double GOAL = 0.8;
     private static final String REVERSED = "reversed";
     private static final String PIRATE = "pirate";
+    private static final int SHOWN = 3;
     private static final long SEED = 7;
     private static final int BATCH = 32;
     private static final int REVERSED_STEPS = 150;
@@ -73,11 +76,30 @@ public final class DemoRun {
         Run start(String adapter, int steps);
     }
 
-    /** What the demo counted. */
-    public record Result(int heldOut, int exactBefore, int exactAfter, int exactReloaded) {
+    /**
+     * What the demo counted.
+     *
+     * @param main how the main adapter's training went
+     */
+    public record Result(int heldOut, int exactBefore, int exactAfter, int exactReloaded, Training main) {
         /** Whether the adapter reached the goal and survived saving and loading. */
         public boolean reachedGoal() {
             return exactAfter >= GOAL * heldOut && exactReloaded == exactAfter;
+        }
+    }
+
+    /**
+     * A training run, for a report.
+     *
+     * @param directory where its metrics and the adapter are
+     * @param parameters how many are trained, in a line
+     * @param peak the most bytes held at once
+     * @param samples the first held-out pairs, before and after
+     */
+    public record Training(Path directory, String parameters, double seconds, MemoryPlan predicted, MemoryPlan measured,
+            long peak, List<RunRecord.Sample> samples) {
+        Training with(List<RunRecord.Sample> texts) {
+            return new Training(directory, parameters, seconds, predicted, measured, peak, texts);
         }
     }
 
@@ -101,15 +123,18 @@ public final class DemoRun {
         List<DemoCorpus.Pair> heldOut = DemoCorpus.heldOut(SEED, HELD_OUT);
         int before;
         int after;
+        Training main;
+        List<String> wroteBefore = new ArrayList<>();
+        List<String> wroteAfter = new ArrayList<>();
         try (CausalLm lm = CausalLm.load(model, backend, DecoderLoader.QLORA)) {
             quantization(lm, model);
             say.accept("");
             say.accept("The model was pre-trained to answer. Given only an answer, can it write the instruction?");
-            before = exact(lm, CausalLm.BASE, heldOut, 3);
+            before = exact(lm, CausalLm.BASE, heldOut, wroteBefore);
             say.accept("");
             say.accept("Fine-tuning an adapter on reversed pairs (the Uno reverse card) ...");
-            train(lm, REVERSED, DemoCorpus.reversedTrain(SEED), REVERSED_STEPS, REVERSED_RATE, true);
-            after = exact(lm, REVERSED, heldOut, 3);
+            main = train(lm, REVERSED, DemoCorpus.reversedTrain(SEED), REVERSED_STEPS, REVERSED_RATE, true);
+            after = exact(lm, REVERSED, heldOut, wroteAfter);
             say.accept("");
             say.accept("Fine-tuning a second adapter, which answers like a pirate ...");
             train(lm, PIRATE, DemoCorpus.pirateTrain(SEED), PIRATE_STEPS, PIRATE_RATE, false);
@@ -120,7 +145,19 @@ public final class DemoRun {
         say.accept("");
         say.accept("Files: " + output.toAbsolutePath().normalize() + " (model, adapter-" + REVERSED + ", adapter-"
                 + PIRATE + "); the adapters load in PEFT");
-        return new Result(heldOut.size(), before, after, reloaded);
+        return new Result(heldOut.size(), before, after, reloaded,
+                main.with(samples(heldOut, wroteBefore, wroteAfter)));
+    }
+
+    private static List<RunRecord.Sample> samples(List<DemoCorpus.Pair> heldOut, List<String> before,
+            List<String> after) {
+        List<RunRecord.Sample> samples = new ArrayList<>();
+        for (int i = 0; i < before.size(); i++) {
+            DemoCorpus.Pair pair = heldOut.get(i);
+            samples.add(new RunRecord.Sample(reversedPrompt(pair.response()), pair.instruction(), before.get(i),
+                    after.get(i)));
+        }
+        return samples;
     }
 
     /** Writes the bundled model's files to a directory. */
@@ -163,11 +200,13 @@ public final class DemoRun {
                 count, lm.linearBitsPerParameter(), 100 * error / size));
     }
 
-    private void train(CausalLm lm, String name, Stream<DemoCorpus.Pair> pairs, int steps, double rate,
+    private Training train(CausalLm lm, String name, Stream<DemoCorpus.Pair> pairs, int steps, double rate,
             boolean reversed) throws IOException {
         List<DemoCorpus.Pair> chosen = pairs.limit((long) steps * BATCH).toList();
-        Adapter adapter = lm.attach(name, new LoraConfig(16, 16, 0, List.of(LoraConfig.ALL_LINEAR), "model", SEED));
-        say.accept(lm.report(adapter).line());
+        LoraConfig lora = new LoraConfig(16, 16, 0, List.of(LoraConfig.ALL_LINEAR), "model", SEED);
+        Adapter adapter = lm.attach(name, lora);
+        String parameters = lm.report(adapter).line();
+        say.accept(parameters);
         TrainSettings settings = new TrainSettings(steps, 1, BATCH, 1, MAX_LENGTH, rate,
                 Schedule.named("cosine"), 0.05, 1, AdamHyper.defaults(AdamHyper.Formula.BITSANDBYTES), Residency.ALL,
                 false, 10, 0, 0, 0, SEED);
@@ -177,11 +216,16 @@ public final class DemoRun {
         }
         TokenizedData data = SftTrainer.tokenize(lm.directory(), rows,
                 SftTrainer.template(lm.directory(), reversed ? "alpaca-reversed" : null), MAX_LENGTH);
-        try (SftTrainer trainer =
-                new SftTrainer(lm, adapter, data, null, settings, output.resolve("adapter-" + name))) {
+        MemoryPlan predicted = MemoryPlan.predict(backend, new MemoryPlan.Job(lm.directory().config(),
+                DecoderLoader.QLORA, null, lora, settings, SftTrainer.largest(data, BATCH), null));
+        Path directory = output.resolve("adapter-" + name);
+        long start = System.nanoTime();
+        try (SftTrainer trainer = new SftTrainer(lm, adapter, data, null, settings, directory)) {
             try (Run run = progress.start(name, steps)) {
                 trainer.run(run);
             }
+            return new Training(directory, parameters, (System.nanoTime() - start) / 1e9, predicted,
+                    MemoryPlan.held(backend.ledger()), backend.ledger().peak(), List.of());
         }
     }
 
@@ -193,8 +237,13 @@ public final class DemoRun {
                 pair.response(), Map.of());
     }
 
-    /** Counts the held-out instructions that are written exactly, and shows the first few. */
-    private int exact(CausalLm lm, String adapter, List<DemoCorpus.Pair> heldOut, int shown) throws IOException {
+    /**
+     * Counts the held-out instructions that are written exactly, and shows the first few.
+     *
+     * @param shown takes those; null: none are shown
+     */
+    private int exact(CausalLm lm, String adapter, List<DemoCorpus.Pair> heldOut, List<String> shown)
+            throws IOException {
         int exact = 0;
         try (Generator generator = new Generator(lm.decoder(), MAX_LENGTH)) {
             for (int i = 0; i < heldOut.size(); i++) {
@@ -202,7 +251,8 @@ public final class DemoRun {
                 String wrote = write(lm, generator, adapter, reversedPrompt(pair.response()));
                 boolean right = wrote.equals(pair.instruction());
                 exact += right ? 1 : 0;
-                if (i < shown) {
+                if (shown != null && i < SHOWN) {
+                    shown.add(wrote);
                     say.accept("  response:    " + pair.response());
                     say.accept("  instruction: " + oneLine(wrote) + (right ? "   (exact)"
                             : "   (wanted: "
@@ -248,7 +298,7 @@ public final class DemoRun {
                 say.accept("  " + REVERSED + ": " + oneLine(write(lm, generator, REVERSED,
                         reversedPrompt(pair.response()))));
             }
-            return exact(lm, REVERSED, heldOut, 0);
+            return exact(lm, REVERSED, heldOut, null);
         }
     }
 }

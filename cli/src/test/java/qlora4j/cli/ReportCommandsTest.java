@@ -1,0 +1,65 @@
+package qlora4j.cli;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.io.IOException;
+import java.io.PrintWriter;
+import java.io.StringWriter;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.stream.Stream;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** What {@code finetune} and {@code report} leave to look at. */
+class ReportCommandsTest {
+    @TempDir
+    private Path folder;
+    private final StringWriter out = new StringWriter();
+    private final StringWriter err = new StringWriter();
+
+    private int run(String... arguments) {
+        return Main.execute(Main.commandLine().setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true)),
+                arguments);
+    }
+
+    @Test
+    void aRunHasAPageWithHostilePromptsEscapedAndEventFiles() throws IOException {
+        Path model = TinyModel.write(folder.resolve("model"), 7);
+        StringBuilder rows = new StringBuilder();
+        for (int i = 0; i < 8; i++) {
+            rows.append("{\"prompt\": \"Say </script><script>alert(").append(i)
+                    .append(")</script>\", \"completion\": \"It is 3.\"}\n");
+        }
+        Path data = Files.writeString(folder.resolve("rows.jsonl"), rows);
+        Path output = folder.resolve("out");
+        int code = run("finetune", "--model", model.toString(), "--data", data.toString(), "--output",
+                output.toString(), "--lora-r", "4", "--per-device-train-batch-size", "2", "--logging-steps", "1",
+                "--max-steps", "3", "--eval-split", "0.25", "--report-samples", "2", "--report-to", "tensorboard",
+                "--threads", "2");
+        assertThat(code).as(err.toString()).isZero();
+        assertThat(out.toString()).contains("report: " + output.resolve("report.html"));
+        String page = Files.readString(output.resolve("report.html"));
+        assertThat(page).contains("&lt;/script&gt;&lt;script&gt;alert(", "Held-out prompts", "before: the base model",
+                "aria-label=\"Loss\"", "<th scope=\"row\">--lora-r</th><td>4</td>", "backend", "together")
+                .doesNotContain("<script>alert");
+        assertThat(page.split("class=\"sample\"", -1)).hasSize(3);
+        try (Stream<Path> runs = Files.walk(output.resolve("runs"))) {
+            assertThat(runs.filter(f -> f.getFileName().toString().startsWith("events.out.tfevents."))).hasSize(1);
+        }
+
+        Files.delete(output.resolve("report.html"));
+        assertThat(run("report", output.toString())).as(err.toString()).isZero();
+        assertThat(output.resolve("report.html")).content().isEqualTo(page);
+    }
+
+    @Test
+    void whatMakesNoSenseIsRefused() {
+        assertThat(run("report", folder.toString())).isEqualTo(2);
+        assertThat(err.toString()).contains("there is no metrics.jsonl");
+        assertThat(
+                run("finetune", "--model", "m", "--data", "d", "--output", folder.toString(), "--report-to", "wandb"))
+                .isEqualTo(2);
+        assertThat(err.toString()).contains("--report-to wandb: expected tensorboard or none");
+    }
+}
