@@ -143,12 +143,13 @@ final class Plan implements Callable<Integer> {
         try (ModelDirectory directory = ModelDirectory.open(path)) {
             PromptTemplate prompts = SftTrainer.template(directory, data.template());
             Split split = data.split(train.seed());
-            TokenizedData rows = SftTrainer.tokenize(directory, split.train(), prompts, settings.maxLength());
+            TokenizedData rows =
+                    data.pack(SftTrainer.tokenize(directory, split.train(), prompts, settings.maxLength()));
             TokenizedData held = split.eval().isEmpty() ? null
                     : SftTrainer.tokenize(directory, split.eval(), prompts, settings.maxLength());
             spec.commandLine().getOut().println("data: " + rows.report().summary());
             return new MemoryPlan.Job(job.config(), job.loader(), job.checkpoint(), job.lora(), settings,
-                    SftTrainer.largest(rows.rows(), settings.perDeviceBatch()),
+                    SftTrainer.largest(rows, settings.perDeviceBatch()),
                     held == null ? null : SftTrainer.largestEvaluation(held.rows()));
         }
     }
