@@ -27,7 +27,6 @@ import qlora4j.train.ExactMatch;
 import qlora4j.train.Perplexity;
 import qlora4j.train.SftTrainer;
 import qlora4j.train.data.Batch;
-import qlora4j.train.data.Encoder;
 import qlora4j.train.data.Row;
 import qlora4j.train.data.Split;
 import qlora4j.train.data.TokenizedData;
@@ -173,10 +172,9 @@ final class Evaluate implements Callable<Integer> {
     }
 
     private List<TokenizedRow> rows(ModelDirectory files) throws IOException {
-        Split split = data.split(seed);
+        Split split = data.split(seed, out);
         List<Row> chosen = split.eval().isEmpty() ? split.train() : split.eval();
-        TokenizedData encoded = new Encoder(files.tokenizer()::encode, files.trainingEos(), UNCUT).encode(chosen,
-                SftTrainer.template(files, data.template()));
+        TokenizedData encoded = SftTrainer.encoder(files, UNCUT).encode(chosen, data.template(files));
         return encoded.rows();
     }
 

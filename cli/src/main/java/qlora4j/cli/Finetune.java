@@ -24,14 +24,13 @@ import qlora4j.tensor.Backend;
 import qlora4j.train.MemoryPlan;
 import qlora4j.train.SftTrainer;
 import qlora4j.train.TrainSettings;
-import qlora4j.train.data.PromptTemplate;
-import qlora4j.train.data.Split;
 import qlora4j.train.data.TokenizedData;
 
 /** {@code qlora finetune}: trains an adapter through a base model in 4 bits. */
 @Command(name = "finetune", sortOptions = false, description = {
         "Trains LoRA adapters through a base model held in 4-bit NormalFloat, and writes a PEFT adapter.",
-        "The data are JSON or JSON lines of {instruction, input, output} or {prompt, completion}."})
+        "The data are JSON, JSON lines, CSV or Parquet of {instruction, input, output}, {prompt, completion},"
+                + " {messages} or {text}; explain-batch shows what becomes of them."})
 final class Finetune implements Callable<Integer> {
     private static final String ADAPTER = "default";
     private static final double MB = 1e6;
@@ -84,7 +83,6 @@ final class Finetune implements Callable<Integer> {
         reports.check();
         new OutputDirectory(output).prepare(resume || overwrite);
         ModelDirectory directory = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
-        Split split;
         TokenizedData rows;
         TokenizedData held;
         try {
@@ -92,19 +90,9 @@ final class Finetune implements Callable<Integer> {
                 throw new IllegalArgumentException(model + ": neither generation_config.json nor config.json names an"
                         + " eos_token_id; a completion needs one to end with");
             }
-            split = data.split(train.seed());
-            PromptTemplate prompts = SftTrainer.template(directory, data.template());
-            rows = SftTrainer.tokenize(directory, split.train(), prompts, settings.maxLength());
-            out.println("data: " + rows.report().summary());
-            rows = data.pack(rows);
-            if (rows.packing() != null) {
-                out.println("packing: " + rows.packing().summary());
-            }
-            held = split.eval().isEmpty() ? null
-                    : SftTrainer.tokenize(directory, split.eval(), prompts, settings.maxLength());
-            if (held != null) {
-                out.println("held out: " + held.report().summary());
-            }
+            DataOptions.Prepared prepared = data.prepare(directory, settings.maxLength(), train.seed(), out);
+            rows = prepared.train();
+            held = prepared.held();
         } catch (IOException | RuntimeException e) {
             directory.close();
             throw e;

@@ -24,6 +24,7 @@ import qlora4j.model.SamplingConfig;
 import qlora4j.model.Tokenizer;
 import qlora4j.tensor.Backend;
 import qlora4j.train.SftTrainer;
+import qlora4j.train.data.Example;
 import qlora4j.train.data.PromptTemplate;
 import qlora4j.train.data.Row;
 
@@ -175,7 +176,8 @@ final class Generate implements Callable<Integer> {
             return tokenizer.encode(text, true);
         }
         PromptTemplate prompts = SftTrainer.template(directory, name);
-        return tokenizer.encode(prompts.apply(row(name, text)).prompt(), !prompts.writesSpecialTokens());
+        Example example = prompts.apply(row(name, text));
+        return tokenizer.encode(example.prompt(), !example.specials());
     }
 
     /** The prompt as a row whose completion is still to be written; templates want one, any will do. */

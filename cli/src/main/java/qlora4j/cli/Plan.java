@@ -36,8 +36,6 @@ import qlora4j.train.BudgetAdvice;
 import qlora4j.train.MemoryPlan;
 import qlora4j.train.SftTrainer;
 import qlora4j.train.TrainSettings;
-import qlora4j.train.data.PromptTemplate;
-import qlora4j.train.data.Split;
 import qlora4j.train.data.TokenizedData;
 
 /** {@code qlora plan}: the memory a fine-tuning job will need. */
@@ -141,15 +139,11 @@ final class Plan implements Callable<Integer> {
     private MemoryPlan.Job withData(Path path, MemoryPlan.Job job) throws IOException {
         TrainSettings settings = job.settings();
         try (ModelDirectory directory = ModelDirectory.open(path)) {
-            PromptTemplate prompts = SftTrainer.template(directory, data.template());
-            Split split = data.split(train.seed());
-            TokenizedData rows =
-                    data.pack(SftTrainer.tokenize(directory, split.train(), prompts, settings.maxLength()));
-            TokenizedData held = split.eval().isEmpty() ? null
-                    : SftTrainer.tokenize(directory, split.eval(), prompts, settings.maxLength());
-            spec.commandLine().getOut().println("data: " + rows.report().summary());
+            DataOptions.Prepared prepared =
+                    data.prepare(directory, settings.maxLength(), train.seed(), spec.commandLine().getOut());
+            TokenizedData held = prepared.held();
             return new MemoryPlan.Job(job.config(), job.loader(), job.checkpoint(), job.lora(), settings,
-                    SftTrainer.largest(rows, settings.perDeviceBatch()),
+                    SftTrainer.largest(prepared.train(), settings.perDeviceBatch()),
                     held == null ? null : SftTrainer.largestEvaluation(held.rows()));
         }
     }

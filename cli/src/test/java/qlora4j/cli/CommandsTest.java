@@ -218,7 +218,9 @@ class CommandsTest {
     void errorsAreOneLineAndNameWhatIsWrong() throws IOException {
         Path broken = Files.writeString(folder.resolve("broken.jsonl"), "{\"instruction\": \n");
         Path out = folder.resolve("out");
-        assertError(finetune(out, "--unpacking"), "Unknown option: '--unpacking'");
+        assertError(finetune(out, "--packings"), "Unknown option: '--packings'");
+        assertError(finetune(out, "--packing", "--packing-strategy", "wrapped"),
+                "--packing-strategy wrapped: only bfd");
         assertError(finetune(out, "--optim", "sgd"), "--optim sgd: expected");
         assertError(finetune(out, "--lr-scheduler-type", "steep"), "--lr-scheduler-type steep: expected one of");
         assertError(finetune(out, "--lora-dropout", "1"), "--lora-dropout 1.0: must be");

@@ -1,6 +1,8 @@
 package qlora4j.model;
 
+import ai.djl.huggingface.tokenizers.Encoding;
 import ai.djl.huggingface.tokenizers.HuggingFaceTokenizer;
+import ai.djl.huggingface.tokenizers.jni.CharSpan;
 import com.fasterxml.jackson.databind.JsonNode;
 import java.io.IOException;
 import java.io.InputStream;
@@ -15,6 +17,7 @@ import java.util.Optional;
 import java.util.OptionalInt;
 import java.util.Set;
 import java.util.stream.LongStream;
+import qlora4j.template.Rendered;
 
 /**
  * A model's tokenizer: its {@code tokenizer.json}, run by Hugging Face's tokenizers library through DJL, with the special
@@ -136,6 +139,12 @@ public final class Tokenizer implements AutoCloseable {
      */
     public int[] encode(String text, boolean addSpecialTokens) {
         checkOpen();
+        checkPairs(text);
+        return LongStream.of(library.encode(text, addSpecialTokens, false).getIds()).mapToInt(Math::toIntExact)
+                .toArray();
+    }
+
+    private static void checkPairs(String text) {
         for (int i = 0; i < text.length(); i++) {
             char c = text.charAt(i);
             if (Character.isSurrogate(c)) {
@@ -146,8 +155,55 @@ public final class Tokenizer implements AutoCloseable {
                 i++;
             }
         }
-        return LongStream.of(library.encode(text, addSpecialTokens, false).getIds()).mapToInt(Math::toIntExact)
-                .toArray();
+    }
+
+    /**
+     * Tokens and the part of the text that each stands for, without those that the tokenizer adds by itself.
+     *
+     * @param ids    [N]
+     * @param starts [N] the index in the text of the first {@code char} of each; of a character in several tokens, all
+     *               have the whole of it
+     * @param ends   [N] the index after the last
+     */
+    public record WithOffsets(int[] ids, int[] starts, int[] ends) {
+    }
+
+    /**
+     * The tokens of a text as {@link #encode} gives them without special tokens, and where they stand in it.
+     *
+     * @throws IllegalArgumentException as {@link #encode}
+     */
+    public WithOffsets encodeWithOffsets(String text) {
+        checkOpen();
+        checkPairs(text);
+        Encoding encoding = library.encode(text, false, false);
+        long[] ids = encoding.getIds();
+        CharSpan[] spans = encoding.getCharTokenSpans();
+        int[] starts = new int[ids.length];
+        int[] ends = new int[ids.length];
+        int last = 0;
+        int points = 0;
+        int index = 0;
+        boolean plain = text.codePointCount(0, text.length()) == text.length();
+        for (int i = 0; i < ids.length; i++) {
+            if (spans[i] == null) {
+                starts[i] = last;
+                ends[i] = last;
+                continue;
+            }
+            if (plain) {
+                starts[i] = spans[i].getStart();
+                ends[i] = spans[i].getEnd();
+            } else {
+                // The library counts code points; spans begin in the order of the text.
+                index = text.offsetByCodePoints(index, spans[i].getStart() - points);
+                points = spans[i].getStart();
+                starts[i] = index;
+                ends[i] = text.offsetByCodePoints(index, spans[i].getEnd() - points);
+            }
+            last = ends[i];
+        }
+        return new WithOffsets(LongStream.of(ids).mapToInt(Math::toIntExact).toArray(), starts, ends);
     }
 
     /**
@@ -274,7 +330,34 @@ public final class Tokenizer implements AutoCloseable {
         return templates.get(ChatTemplates.DEFAULT).render(chatContext(messages, addGenerationPrompt));
     }
 
-    /** The same with another of {@link #chatTemplates()}. */
+    /**
+     * A conversation of messages with any fields, as transformers' {@code apply_chat_template} writes it.
+     *
+     * @param messages  the turns, each with {@code role} and {@code content} and what else the template knows
+     * @param tools     descriptions of functions, or null
+     * @param arguments more variables of the template
+     * @return the text, and the parts of it that the template marks as the assistant's
+     * @throws IllegalStateException if the model has no chat template
+     * @throws qlora4j.template.TemplateException if the template is malformed, or refuses the conversation
+     */
+    public Rendered renderChat(List<? extends Map<String, ?>> messages, List<?> tools, Map<String, ?> arguments,
+            boolean addGenerationPrompt) {
+        Map<String, Object> context = new HashMap<>();
+        specials.forEach((role, token) -> context.put(role, token.text()));
+        context.putAll(arguments);
+        context.put("messages", messages);
+        context.put("add_generation_prompt", addGenerationPrompt);
+        context.put("tools", tools);
+        context.putIfAbsent("documents", null);
+        return templates.get(ChatTemplates.DEFAULT).renderWithSpans(context);
+    }
+
+    /** Whether the chat template marks what the assistant says by {@code {% generation %}} blocks. */
+    public boolean marksGeneration() {
+        return templates.get(ChatTemplates.DEFAULT).marksGeneration();
+    }
+
+    /** As {@link #renderChat(List, boolean)} with another of {@link #chatTemplates()}. */
     public String renderChat(String template, List<Message> messages, boolean addGenerationPrompt) {
         return templates.get(template).render(chatContext(messages, addGenerationPrompt));
     }

@@ -4,6 +4,7 @@ import java.time.Clock;
 import java.util.List;
 import java.util.Map;
 import java.util.Objects;
+import java.util.regex.Pattern;
 import qlora4j.template.TemplateException.Kind;
 
 /**
@@ -15,12 +16,17 @@ import qlora4j.template.TemplateException.Kind;
  */
 public final class ChatTemplate {
 
+    /** How transformers tells whether a template marks what the assistant says. */
+    private static final Pattern GENERATION = Pattern.compile("\\{%-?\\s*generation\\s*-?%\\}");
+
     private final List<Stmt> body;
+    private final boolean marksGeneration;
     private final Limits limits;
     private final Clock clock;
 
-    private ChatTemplate(List<Stmt> body, Limits limits, Clock clock) {
+    private ChatTemplate(List<Stmt> body, boolean marksGeneration, Limits limits, Clock clock) {
         this.body = body;
+        this.marksGeneration = marksGeneration;
         this.limits = limits;
         this.clock = clock;
     }
@@ -33,8 +39,8 @@ public final class ChatTemplate {
      * @throws TemplateException if it is no valid template, or needs a filter or test that does not exist
      */
     public static ChatTemplate parse(String source) {
-        return new ChatTemplate(Parser.parse(Objects.requireNonNull(source, "source")), Limits.DEFAULT,
-                Clock.systemDefaultZone());
+        return new ChatTemplate(Parser.parse(Objects.requireNonNull(source, "source")),
+                GENERATION.matcher(source).find(), Limits.DEFAULT, Clock.systemDefaultZone());
     }
 
     /**
@@ -44,7 +50,7 @@ public final class ChatTemplate {
      * @return a template with these limits
      */
     public ChatTemplate withLimits(Limits limits) {
-        return new ChatTemplate(body, Objects.requireNonNull(limits, "limits"), clock);
+        return new ChatTemplate(body, marksGeneration, Objects.requireNonNull(limits, "limits"), clock);
     }
 
     /**
@@ -54,7 +60,12 @@ public final class ChatTemplate {
      * @return a template with this clock
      */
     public ChatTemplate withClock(Clock clock) {
-        return new ChatTemplate(body, limits, Objects.requireNonNull(clock, "clock"));
+        return new ChatTemplate(body, marksGeneration, limits, Objects.requireNonNull(clock, "clock"));
+    }
+
+    /** Whether the template has {@code {% generation %}} blocks, in which the assistant speaks. */
+    public boolean marksGeneration() {
+        return marksGeneration;
     }
 
     /**

@@ -13,13 +13,15 @@ import java.util.function.ToIntFunction;
 import qlora4j.lora.LoraConfig;
 import qlora4j.model.Adapter;
 import qlora4j.model.CausalLm;
-import qlora4j.model.Message;
 import qlora4j.model.ModelDirectory;
 import qlora4j.model.TokenBatch;
+import qlora4j.model.Tokenizer;
 import qlora4j.optim.Schedule;
 import qlora4j.train.data.Batch;
 import qlora4j.train.data.Batches;
+import qlora4j.train.data.ChatRenderer;
 import qlora4j.train.data.Encoder;
+import qlora4j.train.data.LossOn;
 import qlora4j.train.data.MetricsWriter;
 import qlora4j.train.data.PromptTemplate;
 import qlora4j.train.data.Row;
@@ -46,7 +48,6 @@ public final class SftTrainer implements AutoCloseable {
     private final Path output;
     private final Checkpoints checkpoints;
     private final Trainer trainer;
-    private Selection.State selected = Selection.State.NONE;
 
     /** Sees a run as it goes; every method may be left out. */
     public interface Listener {
@@ -65,21 +66,12 @@ public final class SftTrainer implements AutoCloseable {
         /** A checkpoint is in place. */
         default void saved(Path checkpoint) {
         }
-
-        /** The run stops before its last step: so many evaluations in a row were not better than the best. */
-        default void stoppedEarly(int step, int evaluations) {
-        }
-
-        /** The run ends with the adapter of its best evaluation. */
-        default void best(Path checkpoint, double metric) {
-        }
     }
 
     /** Turns rows into token ids as {@code settings} and the model's tokenizer want. */
     public static TokenizedData tokenize(ModelDirectory model, List<Row> rows, PromptTemplate template, int maxLength)
             throws IOException {
-        TokenizedData data =
-                new Encoder(model.tokenizer()::encode, model.trainingEos(), maxLength).encode(rows, template);
+        TokenizedData data = encoder(model, maxLength).encode(rows, template);
         int longest = data.rows().stream().mapToInt(TokenizedRow::length).max().orElse(0);
         int positions = model.config().maxPositions();
         if (longest > positions) {
@@ -90,17 +82,23 @@ public final class SftTrainer implements AutoCloseable {
         return data;
     }
 
+    /** What makes token ids of examples for this model. */
+    public static Encoder encoder(ModelDirectory model, int maxLength) throws IOException {
+        return new Encoder(new ModelText(model.tokenizer()), model.trainingEos(), maxLength);
+    }
+
     /** The prompt template called {@code name}, or a Jinja file, for this model; null: by the rows' own form. */
     public static PromptTemplate template(ModelDirectory model, String name) throws IOException {
-        if (name == null) {
-            return PromptTemplate.byForm();
-        }
-        var tokenizer = model.tokenizer();
-        if (tokenizer.chatTemplates().isEmpty()) {
-            return PromptTemplate.of(name, null);
-        }
-        return PromptTemplate.of(name, (messages, prompt) -> tokenizer.renderChat(
-                messages.stream().map(m -> new Message(m.role(), m.content())).toList(), prompt));
+        return template(model, name, LossOn.COMPLETION);
+    }
+
+    /** The same, and which tokens are learned. */
+    public static PromptTemplate template(ModelDirectory model, String name, LossOn loss) throws IOException {
+        Tokenizer tokenizer = model.tokenizer();
+        ChatRenderer chat = tokenizer.chatTemplates().isEmpty() ? null
+                : new ModelText.Chats(tokenizer, model.generation().eosIds().isEmpty() ? null
+                        : tokenizer.decode(new int[]{model.trainingEos()}, false));
+        return name == null ? PromptTemplate.byForm(chat, loss) : PromptTemplate.of(name, chat, loss);
     }
 
     /**
@@ -120,14 +118,8 @@ public final class SftTrainer implements AutoCloseable {
         this.settings = settings;
         this.train = train;
         this.output = output;
-        batches = new Batches(train, settings.perDeviceBatch(), settings.accumulation(), settings.seed(),
-                settings.groupByLength());
+        batches = new Batches(train, settings.perDeviceBatch(), settings.accumulation(), settings.seed());
         evalBatches = eval == null || eval.rows().isEmpty() ? List.of() : Batches.inOrder(eval.rows(), EVAL_BATCH);
-        if (settings.selection().isOn() && (evalBatches.isEmpty() || settings.evalSteps() == 0 || output == null)) {
-            throw new IllegalArgumentException((settings.selection().loadBest() ? "--load-best-model-at-end"
-                    : "--early-stopping-patience") + " needs rows to evaluate on (--eval-data or --eval-split),"
-                    + " evaluations as the run goes (--eval-steps), and an output directory");
-        }
         checkpoints = output == null ? null : new Checkpoints(output, identity());
         if (output != null) {
             Files.createDirectories(output);
@@ -152,7 +144,7 @@ public final class SftTrainer implements AutoCloseable {
         m.put("model", shape());
         int hash = 1;
         for (TokenizedRow row : train.rows()) {
-            hash = 31 * hash + Arrays.hashCode(row.ids()) + row.promptLength();
+            hash = 31 * hash + Arrays.hashCode(row.ids()) + Arrays.hashCode(row.runs());
         }
         m.put("--packing", "" + (train.packing() != null));
         m.put("--data (tokens)", Integer.toHexString(hash));
@@ -220,20 +212,9 @@ public final class SftTrainer implements AutoCloseable {
             checkpoints.removeUnfinished();
         }
         if (newest.isPresent()) {
-            selected = checkpoints.restore(newest.get(), trainer);
-            requireBest();
+            checkpoints.restore(newest.get(), trainer);
         }
         return newest;
-    }
-
-    /** A run that is to end with its best adapter cannot go on without that one's checkpoint. */
-    private void requireBest() {
-        if (settings.selection().loadBest() && selected.bestStep() > 0
-                && !Files.isDirectory(checkpoints.of(selected.bestStep()))) {
-            throw new TrainingException(output + ": the best evaluation so far was at step " + selected.bestStep()
-                    + ", and its checkpoint is not there, which --load-best-model-at-end needs: resume without that"
-                    + " flag, or start anew with it");
-        }
     }
 
     /** The mean negative log-likelihood over the held-out label tokens, in nats; NaN without held-out data. */
@@ -251,7 +232,7 @@ public final class SftTrainer implements AutoCloseable {
             int logged = 0;
             long tokens = 0;
             long since = System.nanoTime();
-            while (trainer.step() < trainer.totalSteps() && !settings.selection().stops(selected)) {
+            while (trainer.step() < trainer.totalSteps()) {
                 long start = System.nanoTime();
                 Trainer.StepResult r = trainer.step(batches.at(trainer.step()));
                 double seconds = (System.nanoTime() - start) / 1e9;
@@ -271,23 +252,11 @@ public final class SftTrainer implements AutoCloseable {
                 if (last || settings.evalSteps() > 0 && r.step() % settings.evalSteps() == 0) {
                     evaluate(listener, metrics);
                 }
-                // A new best is saved whatever --save-steps says: the run may end with it.
-                boolean best = settings.selection().loadBest() && selected.bestStep() == r.step();
-                if (checkpoints != null
-                        && (best || settings.saveSteps() > 0 && r.step() % settings.saveSteps() == 0)) {
+                if (checkpoints != null && settings.saveSteps() > 0 && r.step() % settings.saveSteps() == 0) {
                     metrics.flush();
-                    listener.saved(checkpoints.save(trainer, adapter::save, settings.saveLimit(), selected));
+                    listener.saved(checkpoints.save(trainer, adapter::save, settings.saveLimit()));
                 }
             }
-            if (trainer.step() < trainer.totalSteps()) {
-                listener.stoppedEarly(trainer.step(), selected.waited());
-            }
-        }
-        if (settings.selection().loadBest() && selected.bestStep() > 0) {
-            Path best = checkpoints.of(selected.bestStep());
-            checkpoints.loadParameters(best, trainer);
-            adapter.refresh();
-            listener.best(best, selected.bestMetric());
         }
         if (output != null) {
             adapter.save(output);
@@ -321,9 +290,6 @@ public final class SftTrainer implements AutoCloseable {
         }
         double loss = evaluate();
         listener.evaluated(trainer.step(), loss);
-        if (trainer.step() > 0 && settings.selection().isOn()) {
-            selected = settings.selection().after(selected, trainer.step(), loss);
-        }
         if (metrics != null) {
             Map<String, Double> m = Map.of(MetricsWriter.EVAL_LOSS, loss);
             metrics.write(trainer.step(), m);

@@ -1,5 +1,8 @@
 package qlora4j.train.data;
 
+import java.util.ArrayList;
+import java.util.List;
+
 /** The two templates of Alpaca rows. */
 final class Alpaca {
     private static final String TASK = "Below is an instruction that describes a task";
@@ -15,15 +18,29 @@ final class Alpaca {
 
     /** As published: github.com/tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT. */
     static Example forward(Row.Alpaca row) {
-        String input = row.hasInput() ? INPUT + row.input() + BLANK_LINE : "";
-        return new Example(
-                TASK + (row.hasInput() ? CONTEXT : "") + REQUEST + INSTRUCTION + row.instruction() + BLANK_LINE
-                        + input + RESPONSE,
-                row.output());
+        List<Segment> text = new ArrayList<>();
+        text.add(Segment.template(TASK + (row.hasInput() ? CONTEXT : "") + REQUEST + INSTRUCTION));
+        text.add(Segment.given(Columns.INSTRUCTION, row.instruction()));
+        if (row.hasInput()) {
+            text.add(Segment.template(BLANK_LINE + INPUT));
+            text.add(Segment.given(Columns.INPUT, row.input()));
+        }
+        text.add(Segment.template(BLANK_LINE + RESPONSE));
+        text.add(Segment.learned(Columns.OUTPUT, row.output()));
+        return new Example(text);
     }
 
     static Example reversed(Row.Alpaca row) {
-        return new Example(RESPONSE + "\n" + row.output() + BLANK_LINE + INSTRUCTION, request(row));
+        List<Segment> text = new ArrayList<>();
+        text.add(Segment.template(RESPONSE + "\n"));
+        text.add(Segment.given(Columns.OUTPUT, row.output()));
+        text.add(Segment.template(BLANK_LINE + INSTRUCTION));
+        text.add(Segment.learned(Columns.INSTRUCTION, row.instruction()));
+        if (row.hasInput()) {
+            text.add(Segment.learned(null, BLANK_LINE));
+            text.add(Segment.learned(Columns.INPUT, row.input()));
+        }
+        return new Example(text);
     }
 
     /** The instruction, then after a blank line the input where there is one. */

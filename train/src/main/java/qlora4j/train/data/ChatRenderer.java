@@ -1,6 +1,6 @@
 package qlora4j.train.data;
 
-import java.util.List;
+import qlora4j.template.Rendered;
 
 /** A model's own chat template. */
 @FunctionalInterface
@@ -10,5 +10,15 @@ public interface ChatRenderer {
      *
      * @param addGenerationPrompt whether the text ends with the header of an assistant's message that is to be written
      */
-    String render(List<Message> messages, boolean addGenerationPrompt);
+    Rendered render(Chat chat, boolean addGenerationPrompt);
+
+    /** Whether the template marks what the assistant says by {@code {% generation %}} blocks. */
+    default boolean marksGeneration() {
+        return false;
+    }
+
+    /** The text of the token that ends an answer, or null where it is not known. */
+    default String eosText() {
+        return null;
+    }
 }

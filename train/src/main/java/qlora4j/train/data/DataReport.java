@@ -11,13 +11,26 @@ import java.util.Locale;
  * @param kept        how many are trained on
  * @param shortened   how many of those lost the beginning of their prompt
  * @param tooLong     where the rows stand whose completion and EOS alone fill {@code maxLength}; dropped
- * @param unlabelled  where the rows stand whose completion has no tokens; dropped
+ * @param unlabelled  where the rows stand that have nothing to learn: no answer, or one without tokens; dropped
  * @param tokens      of the kept rows
  * @param labelTokens of these, how many are predicted: completions and EOS
+ * @param losses      what else the kept rows lost
  */
 public record DataReport(int maxLength, int rows, int kept, int shortened, List<String> tooLong,
-        List<String> unlabelled,
-        long tokens, long labelTokens) {
+        List<String> unlabelled, long tokens, long labelTokens, Losses losses) {
+    /**
+     * What kept rows lost beside the beginning of a prompt.
+     *
+     * @param ends     rows that are learned whole and lost their end, and with it EOS
+     * @param cut      the tokens of these ends
+     * @param answers  rows of which an earlier answer was cut with the beginning of the conversation
+     * @param messages messages behind a last answer, from which nothing would be learned
+     * @param unended  rows with no learned EOS, from which a model does not learn to stop
+     */
+    public record Losses(int ends, long cut, int answers, int messages, int unended) {
+        static final Losses NONE = new Losses(0, 0, 0, 0, 0);
+    }
+
     public DataReport {
         tooLong = List.copyOf(tooLong);
         unlabelled = List.copyOf(unlabelled);
@@ -26,6 +39,12 @@ public record DataReport(int maxLength, int rows, int kept, int shortened, List<
                     + tooLong.size() + " and " + unlabelled.size() + " dropped, " + shortened + " shortened; " + tokens
                     + " tokens, " + labelTokens + " labels");
         }
+    }
+
+    /** A report of rows that lost nothing else. */
+    public DataReport(int maxLength, int rows, int kept, int shortened, List<String> tooLong,
+            List<String> unlabelled, long tokens, long labelTokens) {
+        this(maxLength, rows, kept, shortened, tooLong, unlabelled, tokens, labelTokens, Losses.NONE);
     }
 
     public int dropped() {
@@ -47,7 +66,20 @@ public record DataReport(int maxLength, int rows, int kept, int shortened, List<
             line.append(String.format(Locale.ROOT, ", %,d dropped because the completion has no tokens",
                     unlabelled.size()));
         }
-        return line.append(String.format(Locale.ROOT, "; %,d tokens, %,d of them trained", tokens, labelTokens))
-                .toString();
+        line.append(String.format(Locale.ROOT, "; %,d tokens, %,d of them trained", tokens, labelTokens));
+        if (losses.ends > 0) {
+            line.append(String.format(Locale.ROOT, "; %,d rows lost their end beyond %,d tokens (%,d tokens)",
+                    losses.ends, maxLength, losses.cut));
+        }
+        if (losses.answers > 0) {
+            line.append(String.format(Locale.ROOT, "; %,d conversations lost an earlier answer", losses.answers));
+        }
+        if (losses.messages > 0) {
+            line.append(String.format(Locale.ROOT, "; %,d messages behind a last answer left out", losses.messages));
+        }
+        if (losses.unended > 0) {
+            line.append(String.format(Locale.ROOT, "; in %,d rows no EOS is learned", losses.unended));
+        }
+        return line.toString();
     }
 }

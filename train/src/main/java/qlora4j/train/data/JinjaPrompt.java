@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.nio.charset.CharacterCodingException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
@@ -15,8 +16,9 @@ import qlora4j.template.TemplateException;
  * A Jinja file of the user's, rendered over all fields of a row ({@code input} is empty where an Alpaca row has none;
  * another field that a row lacks is undefined, which prints as nothing). The block
  * {@code {% generation %}} … {@code {% endgeneration %}} holds what the model learns to write, the same mark that
- * transformers takes for an assistant's tokens; what stands before it is the prompt. It must be rendered once, with
- * some text in it, and nothing but white space may follow it. For instance
+ * transformers takes for an assistant's tokens; what stands before it is the prompt. It must be rendered once (with
+ * {@link LossOn#ASSISTANT} as often as there are answers), with some text in it, and nothing but white space may follow
+ * the last. For instance
  *
  * <pre>
  * Question: {{ instruction }}
@@ -28,16 +30,18 @@ import qlora4j.template.TemplateException;
 final class JinjaPrompt implements PromptTemplate {
     private final Path file;
     private final ChatTemplate template;
+    private final LossOn loss;
 
-    private JinjaPrompt(Path file, ChatTemplate template) {
+    private JinjaPrompt(Path file, ChatTemplate template, LossOn loss) {
         this.file = file;
         this.template = template;
+        this.loss = loss;
     }
 
-    static JinjaPrompt read(Path file) throws IOException {
+    static JinjaPrompt read(Path file, LossOn loss) throws IOException {
         try {
             String source = Files.readString(file);
-            return new JinjaPrompt(file, ChatTemplate.parse(Rows.withoutByteOrderMark(source)));
+            return new JinjaPrompt(file, ChatTemplate.parse(DataFile.withoutByteOrderMark(source)), loss);
         } catch (CharacterCodingException e) {
             throw new DataException(FLAG + " " + file + ": not UTF-8; save the file as UTF-8", e);
         } catch (TemplateException e) {
@@ -49,22 +53,32 @@ final class JinjaPrompt implements PromptTemplate {
     public Example apply(Row row) {
         Rendered rendered = render(row);
         List<Rendered.Span> spans = rendered.generationSpans();
-        if (spans.size() != 1) {
+        if (spans.isEmpty() || spans.size() > 1 && loss != LossOn.ASSISTANT) {
             throw error(row,
                     "needs one {% generation %} ... {% endgeneration %} around what the model learns to write, but "
-                            + spans.size() + " were rendered");
+                            + spans.size() + " were rendered"
+                            + (spans.size() > 1 ? " (--assistant-only-loss takes several)" : ""));
         }
-        Rendered.Span span = spans.getFirst();
-        if (!rendered.text().substring(span.end()).isBlank()) {
+        String text = rendered.text();
+        if (!text.substring(spans.getLast().end()).isBlank()) {
             throw error(row,
                     "text follows {% endgeneration %}, which no step would read: put it into the block or leave it"
                             + " away");
         }
-        String completion = rendered.text().substring(span.start(), span.end());
-        if (completion.isBlank()) {
-            throw error(row, "the {% generation %} block is empty: there is nothing to learn");
+        List<Segment> segments = new ArrayList<>();
+        int at = 0;
+        for (Rendered.Span span : spans) {
+            segments.add(Segment.template(text.substring(at, span.start())));
+            String learned = text.substring(span.start(), span.end());
+            if (learned.isBlank()) {
+                throw error(row, "the {% generation %} block is empty: there is nothing to learn");
+            }
+            segments.add(Segment.learned(null, learned));
+            at = span.end();
         }
-        return new Example(rendered.text().substring(0, span.start()), completion);
+        Example example =
+                spans.size() == 1 ? new Example(segments) : new Example(segments, Example.JOINED, false, false, 0);
+        return loss == LossOn.ALL ? example.wholeLearned() : example;
     }
 
     private Rendered render(Row row) {
@@ -84,10 +98,5 @@ final class JinjaPrompt implements PromptTemplate {
 
     private DataException error(Row row, String problem) {
         return new DataException(FLAG + " " + file + ": " + problem + " (" + row.where() + ")");
-    }
-
-    @Override
-    public boolean writesSpecialTokens() {
-        return false;
     }
 }

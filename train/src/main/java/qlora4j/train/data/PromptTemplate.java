@@ -3,7 +3,6 @@ package qlora4j.train.data;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.function.Function;
 
 /**
  * Splits a row into what the model is given and what it learns to write. The flag {@code --template} names one of
@@ -13,14 +12,16 @@ import java.util.function.Function;
  * nothing follows {@code ### Response:}, and the completion is the row's output.</li>
  * <li>{@code alpaca-reversed}: given the response, predict the instruction, then after a blank line the input where
  * there is one.</li>
- * <li>{@code chat}: the model's own chat template over one user's message (the instruction, then after a blank line the
- * input where there is one; or the row's prompt) and the assistant's answer. The prompt is the user's message rendered
- * with the generation prompt, the completion what the whole conversation adds to it.</li>
+ * <li>{@code chat}: the model's own chat template over the row's messages, or over one user's message (the instruction,
+ * then after a blank line the input where there is one; or the row's prompt) and the assistant's answer. The prompt is
+ * what stands before the last answer, rendered with the generation prompt, the completion what the whole conversation
+ * adds to it; with {@link LossOn#ASSISTANT} every answer is learned ({@link ChatPrompt}).</li>
  * <li>a file: a Jinja template over all of the row's fields ({@link JinjaPrompt}), with one
  * {@code {% generation %}} … {@code {% endgeneration %}} around what the model learns to write.</li>
  * </ul>
  *
- * Without the flag, Alpaca rows take {@code alpaca}, and prompt/completion rows are taken as they stand.
+ * Without the flag, Alpaca rows take {@code alpaca}, conversations {@code chat}, and prompt/completion rows and texts are
+ * taken as they stand.
  */
 public interface PromptTemplate {
     /** The flag that names a template, for messages. */
@@ -36,12 +37,33 @@ public interface PromptTemplate {
      */
     Example apply(Row row);
 
-    /** Whether the template writes BOS and the like itself, so that the tokenizer must not add them. */
-    boolean writesSpecialTokens();
+    /** The same text, with segments as small as their origin can be told. */
+    default Example explain(Row row) {
+        return apply(row);
+    }
 
-    /** The template that is used where none was asked for. */
+    /** One line that says how answers are told from the rest, where that is a choice; else null. */
+    default String masks() {
+        return null;
+    }
+
+    /** The template that is used where none was asked for, by a row's form; conversations need a chat template. */
     static PromptTemplate byForm() {
-        return text(PromptTemplate::plain);
+        return byForm(null, LossOn.COMPLETION);
+    }
+
+    /**
+     * The same for a model.
+     *
+     * @param chat the model's chat template, or null where it has none
+     */
+    static PromptTemplate byForm(ChatRenderer chat, LossOn loss) {
+        return new ByForm(chat, loss);
+    }
+
+    /** The template of a name or file, which learns the completion. */
+    static PromptTemplate of(String nameOrFile, ChatRenderer chat) throws IOException {
+        return of(nameOrFile, chat, LossOn.COMPLETION);
     }
 
     /**
@@ -53,55 +75,24 @@ public interface PromptTemplate {
      *                       template
      * @throws IOException   where the file cannot be read
      */
-    static PromptTemplate of(String nameOrFile, ChatRenderer chat) throws IOException {
+    static PromptTemplate of(String nameOrFile, ChatRenderer chat, LossOn loss) throws IOException {
         switch (nameOrFile) {
             case ALPACA :
-                return text(row -> Alpaca.forward(alpaca(ALPACA, row)));
+                return new NamedPrompt(ALPACA, Alpaca::forward, loss);
             case ALPACA_REVERSED :
-                return text(row -> Alpaca.reversed(alpaca(ALPACA_REVERSED, row)));
+                return new NamedPrompt(ALPACA_REVERSED, Alpaca::reversed, loss);
             case CHAT :
                 if (chat == null) {
                     throw new DataException(FLAG + " " + CHAT + ": the model has no chat template");
                 }
-                return new ChatPrompt(chat);
+                return new ChatPrompt(chat, loss);
             default :
                 Path file = Path.of(nameOrFile);
                 if (!Files.isRegularFile(file)) {
                     throw new DataException(FLAG + " " + nameOrFile + ": neither a file nor one of "
                             + String.join(", ", ALPACA, ALPACA_REVERSED, CHAT));
                 }
-                return JinjaPrompt.read(file);
+                return JinjaPrompt.read(file, loss);
         }
-    }
-
-    private static Example plain(Row row) {
-        return switch (row) {
-            case Row.Alpaca alpaca -> Alpaca.forward(alpaca);
-            case Row.PromptCompletion pair -> new Example(pair.prompt(), pair.completion());
-        };
-    }
-
-    private static Row.Alpaca alpaca(String name, Row row) {
-        return switch (row) {
-            case Row.Alpaca alpaca -> alpaca;
-            case Row.PromptCompletion _ -> throw new DataException(FLAG + " " + name
-                    + " needs rows of instruction, input and output, but this is a prompt and a completion: "
-                    + row.where()
-                    + "; leave the flag away to train on them as they stand, or take " + FLAG + " " + CHAT);
-        };
-    }
-
-    private static PromptTemplate text(Function<Row, Example> function) {
-        return new PromptTemplate() {
-            @Override
-            public Example apply(Row row) {
-                return function.apply(row);
-            }
-
-            @Override
-            public boolean writesSpecialTokens() {
-                return false;
-            }
-        };
     }
 }

@@ -40,4 +40,26 @@ public sealed interface Row {
             Objects.requireNonNull(fields, "fields");
         }
     }
+
+    /**
+     * {@code messages} or {@code conversations}; or {@code prompt} and {@code completion} that are lists of messages.
+     *
+     * @param given how many of the messages are the prompt's; -1 where the row does not say
+     */
+    record Conversation(String where, Chat chat, int given, Map<String, Object> fields) implements Row {
+        public Conversation {
+            Objects.requireNonNull(where, "where");
+            Objects.requireNonNull(chat, "chat");
+            Objects.requireNonNull(fields, "fields");
+        }
+    }
+
+    /** One text, all of which is learned. */
+    record Text(String where, String text, Map<String, Object> fields) implements Row {
+        public Text {
+            Objects.requireNonNull(where, "where");
+            Objects.requireNonNull(text, "text");
+            Objects.requireNonNull(fields, "fields");
+        }
+    }
 }

@@ -72,7 +72,8 @@ class EncoderTest {
         assertThat(text(row)).isEqualTo("\u0001<user>\nab\u0002\n<assistant>\ncd\u0002");
         assertThat(Samples.text(row.ids(), row.promptLength(), row.length())).isEqualTo("cd\u0002");
         PromptTemplate bare = PromptTemplate.of("chat",
-                (messages, ask) -> messages.getFirst().content() + (ask ? "" : messages.get(1).content() + "\n"));
+                Samples.chat((talk, ask) -> talk.messages().getFirst().get("content")
+                        + (ask ? "" : talk.messages().get(1).get("content") + "\n")));
         assertThat(text(one(Samples.TOKENIZER, 100, bare, Samples.pair("ab", "cd")))).as("no BOS, EOS, space kept")
                 .isEqualTo("abcd\n\u0002");
     }

@@ -24,13 +24,23 @@ class PromptTemplateTest {
         return PromptTemplate.of(name, Samples.CHAT);
     }
 
+    /** What a template splits a row into. */
+    private record Split(String prompt, String completion) {
+        static Split of(PromptTemplate template, Row row) {
+            Example example = template.apply(row);
+            assertThat(example.prompt() + example.completion()).isEqualTo(example.text());
+            assertThat(template.explain(row).text()).isEqualTo(example.text());
+            return new Split(example.prompt(), example.completion());
+        }
+    }
+
     private PromptTemplate file(String text) throws IOException {
         return named(Files.writeString(folder.resolve("mine.jinja"), text).toString());
     }
 
     @Test
     void alpacaIsThePublishedPrompt() throws IOException {
-        assertThat(named("alpaca").apply(BARE)).isEqualTo(new Example(
+        assertThat(Split.of(named("alpaca"), BARE)).isEqualTo(new Split(
                 """
                         Below is an instruction that describes a task. Write a response that appropriately completes \
                         the request.
@@ -40,7 +50,7 @@ class PromptTemplateTest {
 
                         ### Response:""",
                 "Done."));
-        assertThat(named("alpaca").apply(WITH_INPUT)).isEqualTo(new Example(
+        assertThat(Split.of(named("alpaca"), WITH_INPUT)).isEqualTo(new Split(
                 "Below is an instruction that describes a task, paired with an input that provides further context. "
                         + "Write a response that appropriately completes the request.\n\n### Instruction:\nAdd.\n\n"
                         + "### Input:\n1 and 2\n\n### Response:",
@@ -49,19 +59,19 @@ class PromptTemplateTest {
 
     @Test
     void reversedAsksForTheInstruction() throws IOException {
-        assertThat(named("alpaca-reversed").apply(BARE))
-                .isEqualTo(new Example("### Response:\nDone.\n\n### Instruction:\n", "Do it."));
-        assertThat(named("alpaca-reversed").apply(WITH_INPUT))
-                .isEqualTo(new Example("### Response:\n3\n\n### Instruction:\n", "Add.\n\n1 and 2"));
+        assertThat(Split.of(named("alpaca-reversed"), BARE))
+                .isEqualTo(new Split("### Response:\nDone.\n\n### Instruction:\n", "Do it."));
+        assertThat(Split.of(named("alpaca-reversed"), WITH_INPUT))
+                .isEqualTo(new Split("### Response:\n3\n\n### Instruction:\n", "Add.\n\n1 and 2"));
     }
 
     @Test
     void chatTakesWhatTheConversationAddsToItsPrompt() throws IOException {
-        assertThat(named("chat").apply(WITH_INPUT)).isEqualTo(
-                new Example("\u0001<user>\nAdd.\n\n1 and 2<end>\n<assistant>\n", "3<end>\n"));
-        assertThat(named("chat").apply(PAIR)).isEqualTo(
-                new Example("\u0001<user>\nOnce<end>\n<assistant>\n", " upon a time.<end>\n"));
-        assertThat(named("chat").writesSpecialTokens()).isTrue();
+        assertThat(Split.of(named("chat"), WITH_INPUT)).isEqualTo(
+                new Split("\u0001<user>\nAdd.\n\n1 and 2<end>\n<assistant>\n", "3<end>"));
+        assertThat(Split.of(named("chat"), PAIR)).isEqualTo(
+                new Split("\u0001<user>\nOnce<end>\n<assistant>\n", " upon a time.<end>"));
+        assertThat(named("chat").apply(PAIR).specials()).isTrue();
     }
 
     @Test
@@ -69,12 +79,13 @@ class PromptTemplateTest {
         assertThatThrownBy(() -> PromptTemplate.of("chat", null)).isInstanceOf(DataException.class)
                 .hasMessage("--template chat: the model has no chat template");
         PromptTemplate thinking = PromptTemplate.of("chat",
-                (messages, ask) -> messages.getFirst().content()
-                        + (ask ? "\n<think>\n" : "\n" + messages.get(1).content()));
+                Samples.chat((chat, ask) -> chat.messages().getFirst().get("content")
+                        + (ask ? "\n<think>\n" : "\n" + chat.messages().get(1).get("content"))));
         assertThatThrownBy(() -> thinking.apply(PAIR)).isInstanceOf(DataException.class)
                 .hasMessageContaining("does not begin with its own prompt")
                 .hasMessageContaining("here: \"<think>\\n\"");
-        PromptTemplate forgetful = PromptTemplate.of("chat", (messages, _) -> messages.getFirst().content());
+        PromptTemplate forgetful = PromptTemplate.of("chat",
+                Samples.chat((chat, _) -> (String) chat.messages().getFirst().get("content")));
         assertThatThrownBy(() -> forgetful.apply(PAIR)).isInstanceOf(DataException.class)
                 .hasMessageContaining("leaves the answer out (here)");
     }
@@ -89,9 +100,9 @@ class PromptTemplateTest {
 
     @Test
     void withoutTheFlagTheRowsFormDecides() throws IOException {
-        assertThat(PromptTemplate.byForm().apply(PAIR)).isEqualTo(new Example("Once", " upon a time."));
-        assertThat(PromptTemplate.byForm().apply(WITH_INPUT)).isEqualTo(named("alpaca").apply(WITH_INPUT));
-        assertThat(PromptTemplate.byForm().writesSpecialTokens()).isFalse();
+        assertThat(Split.of(PromptTemplate.byForm(), PAIR)).isEqualTo(new Split("Once", " upon a time."));
+        assertThat(Split.of(PromptTemplate.byForm(), WITH_INPUT)).isEqualTo(Split.of(named("alpaca"), WITH_INPUT));
+        assertThat(PromptTemplate.byForm().apply(PAIR).specials()).isFalse();
     }
 
     @Test
@@ -103,18 +114,18 @@ class PromptTemplateTest {
                 {% endif %}
                 A: {% generation %}{{ output }}{% endgeneration %}
                 """);
-        assertThat(template.apply(WITH_INPUT)).isEqualTo(new Example("Q: Add.\nWith: 1 and 2\nA: ", "3"));
-        assertThat(template.apply(BARE)).isEqualTo(new Example("Q: Do it.\nA: ", "Done."));
-        assertThat(template.writesSpecialTokens()).isFalse();
+        assertThat(Split.of(template, WITH_INPUT)).isEqualTo(new Split("Q: Add.\nWith: 1 and 2\nA: ", "3"));
+        assertThat(Split.of(template, BARE)).isEqualTo(new Split("Q: Do it.\nA: ", "Done."));
+        assertThat(template.apply(BARE).specials()).isFalse();
     }
 
     @Test
     void aFileReadsEveryFieldAndTextIsNeverCode() throws IOException {
         PromptTemplate template = file("{{ source.page }}: {% generation %}{{ output }}{% endgeneration %}");
-        assertThat(template.apply(Samples.rows("alpaca.jsonl").get(2))).isEqualTo(new Example("12: ", "8"));
+        assertThat(Split.of(template, Samples.rows("alpaca.jsonl").get(2))).isEqualTo(new Split("12: ", "8"));
         PromptTemplate echo = file("\uFEFF{{ instruction }}{% generation %}{{ output }}{% endgeneration %}");
-        assertThat(echo.apply(Samples.alpaca("{{ 1 + 1 }}", "", "{% generation %}")))
-                .isEqualTo(new Example("{{ 1 + 1 }}", "{% generation %}"));
+        assertThat(Split.of(echo, Samples.alpaca("{{ 1 + 1 }}", "", "{% generation %}")))
+                .isEqualTo(new Split("{{ 1 + 1 }}", "{% generation %}"));
     }
 
     @ParameterizedTest

@@ -72,8 +72,9 @@ class RowsTest {
                     `` | : is empty
                     `  \n \n` | : is empty
                     `[]` | : its array holds no rows
-                    `"text"` | : begins with neither [ nor {
-                    `instruction,output` | : begins with neither [ nor {
+                    `"text"` | : has column names and no rows
+                    `only words` | : begins with neither [ nor {
+                    `instruction,output` | : has column names and no rows
                     `{"instruction":"a"}` | , line 1: "output" is missing; found [instruction]
                     `{"output":"a","input":"b"}` | , line 1: "instruction" is missing
                     `{"prompt":"a"}` | , line 1: "completion" is missing
