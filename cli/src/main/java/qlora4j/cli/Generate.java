@@ -4,7 +4,6 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -18,9 +17,7 @@ import qlora4j.blockwise.QuantConfig;
 import qlora4j.model.CausalLm;
 import qlora4j.model.CausalLm.GenerateOptions;
 import qlora4j.model.DecoderLoader;
-import qlora4j.model.GenerationConfig;
 import qlora4j.model.ModelDirectory;
-import qlora4j.model.SamplingConfig;
 import qlora4j.model.Tokenizer;
 import qlora4j.tensor.Backend;
 import qlora4j.train.SftTrainer;
@@ -33,8 +30,6 @@ import qlora4j.train.data.Row;
         "Continues a prompt with a model in 4 bits, and with adapters on it.",
         "How tokens are chosen comes from the model's generation_config.json where no flag says otherwise."})
 final class Generate implements Callable<Integer> {
-    /** The most new tokens where neither the flag nor the model says how many. */
-    private static final int NEW_TOKENS = 256;
     private static final String WHERE = "--prompt";
 
     @Spec
@@ -43,14 +38,6 @@ final class Generate implements Callable<Integer> {
     @Option(names = "--model", required = true, paramLabel = "DIR|OWNER/NAME",
             description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
     private Path model;
-
-    @Option(names = "--adapter", paramLabel = "NAME=DIR",
-            description = "A PEFT adapter and what to call it; can be repeated. DIR alone is called as its last part.")
-    private List<String> adapters = List.of();
-
-    @Option(names = "--use", paramLabel = "NAME",
-            description = "The adapter to use, or base for none (default: the last).")
-    private String use;
 
     @Option(names = "--all", description = "Answer with the base and with each adapter.")
     private boolean all;
@@ -66,32 +53,14 @@ final class Generate implements Callable<Integer> {
     @Option(names = "--chat", description = "The same as --template chat.")
     private boolean chat;
 
-    @Option(names = "--max-new-tokens", paramLabel = "N",
-            description = "The most tokens to write (default: the model's, else " + NEW_TOKENS + ").")
-    private Integer maxNewTokens;
-
-    @Option(names = "--temperature", paramLabel = "X", description = "Divides the logits; 0: always the likeliest.")
-    private Double temperature;
-
-    @Option(names = "--top-k", paramLabel = "K", description = "Choose among the K likeliest; 0: all.")
-    private Integer topK;
-
-    @Option(names = "--top-p", paramLabel = "P",
-            description = "Choose among the likeliest that together reach this probability; 1: all.")
-    private Double topP;
-
-    @Option(names = "--repetition-penalty", paramLabel = "X", description = "Makes tokens seen before less likely.")
-    private Double repetitionPenalty;
-
-    @Option(names = "--stop", paramLabel = "TEXT", description = "A text that ends the output; can be repeated.")
-    private List<String> stop = List.of();
-
-    @Option(names = "--seed", paramLabel = "N", defaultValue = "42",
-            description = "Of the choice of tokens (default: ${DEFAULT-VALUE}).")
-    private long seed;
-
     @Option(names = "--no-quantize", description = "Leave a dense model's layers dense.")
     private boolean noQuantize;
+
+    @Mixin
+    private AdapterOptions adapters;
+
+    @Mixin
+    private SamplingOptions sampling;
 
     @Mixin
     private ComputeOptions compute;
@@ -104,8 +73,7 @@ final class Generate implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         out = spec.commandLine().getOut();
-        Map<String, Path> named = NamedAdapters.parse(adapters);
-        List<String> chosen = chosen(named);
+        List<String> chosen = chosen();
         String text = prompt == null ? standardInput() : prompt;
         DecoderLoader loader = new DecoderLoader(noQuantize ? null : QuantConfig.QLORA, compute.dtype());
         ModelDirectory directory = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
@@ -121,7 +89,7 @@ final class Generate implements Callable<Integer> {
             throw e;
         }
         try (Backend opened = started; CausalLm lm = CausalLm.load(directory, opened, loader)) {
-            NamedAdapters.load(named, lm, spec.commandLine().getErr());
+            adapters.load(lm, spec.commandLine().getErr());
             for (String name : chosen) {
                 if (all) {
                     out.println("[" + name + "]");
@@ -146,16 +114,12 @@ final class Generate implements Callable<Integer> {
         err.flush();
     }
 
-    private List<String> chosen(Map<String, Path> named) {
-        List<String> names = new ArrayList<>(List.of(CausalLm.BASE));
-        names.addAll(named.keySet());
-        if (all && use != null) {
+    private List<String> chosen() {
+        if (all && adapters.chosen()) {
             throw new IllegalArgumentException("--all and --use contradict each other");
         }
-        if (use != null && !names.contains(use)) {
-            throw new IllegalArgumentException("--use " + use + ": there is no such adapter; there are " + names);
-        }
-        return all ? names : List.of(use == null ? names.getLast() : use);
+        String one = adapters.name();
+        return all ? adapters.names() : List.of(one);
     }
 
     /** All of standard input, without the line break that a shell's echo puts at its end. */
@@ -191,7 +155,6 @@ final class Generate implements Callable<Integer> {
     }
 
     private GenerateOptions options(ModelDirectory directory, int promptTokens) {
-        GenerationConfig defaults = directory.generation();
         int positions = directory.config().maxPositions();
         int room = positions - promptTokens;
         if (promptTokens == 0) {
@@ -202,21 +165,11 @@ final class Generate implements Callable<Integer> {
             throw new IllegalArgumentException(WHERE + ": the prompt has " + promptTokens + " tokens; the model was"
                     + " made for " + positions + " and at least one new one must fit: give a shorter one");
         }
-        if (maxNewTokens != null && maxNewTokens > room) {
-            throw new IllegalArgumentException("--max-new-tokens " + maxNewTokens + ": the prompt has " + promptTokens
+        Integer most = sampling.maxNewTokens();
+        if (most != null && most > room) {
+            throw new IllegalArgumentException("--max-new-tokens " + most + ": the prompt has " + promptTokens
                     + " tokens and the model was made for " + positions + " in all; give at most " + room);
         }
-        int most = maxNewTokens != null ? maxNewTokens : Math.min(room, defaults.maxNewTokens().orElse(NEW_TOKENS));
-        return new GenerateOptions(most, sampling(defaults), stop);
-    }
-
-    private SamplingConfig sampling(GenerationConfig defaults) {
-        double penalty = repetitionPenalty == null ? defaults.repetitionPenalty() : repetitionPenalty;
-        boolean sample = temperature != null ? temperature != 0 : topK != null || topP != null || defaults.doSample();
-        if (!sample) {
-            return new SamplingConfig(false, 1, 0, 1, penalty, seed);
-        }
-        return new SamplingConfig(true, temperature == null ? defaults.temperature() : temperature,
-                topK == null ? defaults.topK() : topK, topP == null ? defaults.topP() : topP, penalty, seed);
+        return sampling.of(directory.generation()).within(room);
     }
 }

@@ -23,7 +23,7 @@ import picocli.CommandLine.Spec;
                 Finetune.class,
                 Report.class,
                 Plan.class,
-                Generate.class,
+                Generate.class, Chat.class,
                 Evaluate.class,
                 Quantize.class,
                 Merge.class,

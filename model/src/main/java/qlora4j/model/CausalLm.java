@@ -8,6 +8,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.function.Consumer;
+import java.util.function.Predicate;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraConfig;
@@ -156,6 +157,11 @@ public final class CausalLm implements AutoCloseable {
             }
         }
 
+        /** These options with at most {@code room} new tokens. */
+        public GenerateOptions within(int room) {
+            return room >= maxNewTokens ? this : new GenerateOptions(room, sampling, stopStrings);
+        }
+
         /** The likeliest token each time. */
         public static GenerateOptions greedy(int maxNewTokens) {
             return new GenerateOptions(maxNewTokens, SamplingConfig.GREEDY, List.of());
@@ -172,23 +178,30 @@ public final class CausalLm implements AutoCloseable {
     /** Continues token ids, passing text on as soon as it is certain; returns the number of new tokens. */
     public int generate(String adapter, int[] prompt, GenerateOptions options, Consumer<String> onText)
             throws IOException {
+        try (Generator generator = new Generator(decoder, prompt.length + options.maxNewTokens())) {
+            return stream(generator::generate, adapter, prompt, options, piece -> {
+                onText.accept(piece);
+                return true;
+            });
+        }
+    }
+
+    /** Tokens of a generator as text. */
+    int stream(Generator.Continuation continuation, String adapter, int[] prompt, GenerateOptions options,
+            Predicate<String> onText) throws IOException {
         StreamingDecoder text = tokenizer().streamingDecoder(true);
         StopStrings stops = new StopStrings(options.stopStrings());
         Set<Integer> eos = eosIds();
-        try (Generator generator = new Generator(decoder, prompt.length + options.maxNewTokens())) {
-            int[] made = generator.generate(prompt, options.maxNewTokens(), options.sampling(), use(adapter), eos,
-                    token -> {
-                        if (!eos.contains(token)) {
-                            onText.accept(stops.accept(text.accept(token)));
-                        }
-                        return !stops.stopped();
-                    });
-            if (!stops.stopped()) {
-                onText.accept(stops.accept(text.finish()));
-                onText.accept(stops.finish());
-            }
-            return made.length;
+        int[] made = continuation.generate(prompt, options.maxNewTokens(), options.sampling(), use(adapter), eos,
+                token -> {
+                    boolean goOn = eos.contains(token) || onText.test(stops.accept(text.accept(token)));
+                    return goOn && !stops.stopped();
+                });
+        if (!stops.stopped()) {
+            onText.test(stops.accept(text.finish()));
+            onText.test(stops.finish());
         }
+        return made.length;
     }
 
     @Override

@@ -26,6 +26,10 @@ public final class Generator implements AutoCloseable {
     private final Tensor length;
     private final Tensor chosen;
     private final DecodeStep step;
+    /** Tokens of the last call; as many of them as the cache is long are in it. */
+    private int[] seen = {};
+    private Adapters seenWith;
+    private int reused;
 
     /** A generator for sequences of up to {@code capacity} tokens, prompt included. */
     public Generator(Decoder decoder, int capacity) {
@@ -49,6 +53,13 @@ public final class Generator implements AutoCloseable {
         step = new DecodeStep(decoder, stream, cache, logits);
     }
 
+    /** {@link #generate} or {@link #resume}. */
+    @FunctionalInterface
+    interface Continuation {
+        int[] generate(int[] prompt, int maxNewTokens, SamplingConfig sampling, Adapters adapters, Set<Integer> eos,
+                IntPredicate onToken);
+    }
+
     /**
      * Continues a prompt.
      *
@@ -58,6 +69,12 @@ public final class Generator implements AutoCloseable {
      */
     public int[] generate(int[] prompt, int maxNewTokens, SamplingConfig sampling, Adapters adapters, Set<Integer> eos,
             IntPredicate onToken) {
+        check(prompt, maxNewTokens);
+        cache.clear();
+        return run(prompt, maxNewTokens, sampling, adapters, eos, onToken);
+    }
+
+    private void check(int[] prompt, int maxNewTokens) {
         if (prompt.length == 0) {
             throw new IllegalArgumentException("the prompt has no tokens");
         }
@@ -65,9 +82,42 @@ public final class Generator implements AutoCloseable {
             throw new IllegalArgumentException(prompt.length + " prompt tokens and " + maxNewTokens
                     + " new ones exceed this generator's " + capacity);
         }
-        cache.clear();
+    }
+
+    /**
+     * As {@link #generate}, but tokens at the prompt's beginning that this generator has seen in its last call, under
+     * the same adapters, are not computed again: a conversation's next turn. The logits are those of
+     * {@link #generate} up to rounding, since products of fewer rows may be summed in another order.
+     */
+    public int[] resume(int[] prompt, int maxNewTokens, SamplingConfig sampling, Adapters adapters, Set<Integer> eos,
+            IntPredicate onToken) {
+        check(prompt, maxNewTokens);
+        cache.truncate(0, adapters.equals(seenWith) ? common(prompt) : 0);
+        return run(prompt, maxNewTokens, sampling, adapters, eos, onToken);
+    }
+
+    /** Tokens of the prompt that the last {@link #resume} or {@link #generate} took from the cache. */
+    public int reused() {
+        return reused;
+    }
+
+    /** How many first tokens the prompt and the cache share; the prompt's last one is always computed. */
+    private int common(int[] prompt) {
+        int most = Math.min(Math.min(cache.length(0), seen.length), prompt.length - 1);
+        int n = 0;
+        while (n < most && prompt[n] == seen[n]) {
+            n++;
+        }
+        return n;
+    }
+
+    private int[] run(int[] prompt, int maxNewTokens, SamplingConfig sampling, Adapters adapters, Set<Integer> eos,
+            IntPredicate onToken) {
         int[] all = Arrays.copyOf(prompt, prompt.length + maxNewTokens);
         int n = prompt.length;
+        reused = cache.length(0);
+        seen = all;
+        seenWith = adapters;
         prefill(prompt, adapters);
         while (n < all.length) {
             int token = choose(n, sampling);
@@ -89,7 +139,8 @@ public final class Generator implements AutoCloseable {
     }
 
     private void prefill(int[] prompt, Adapters adapters) {
-        decoder.next(stream, TokenBatch.of(prompt), adapters, cache, logits);
+        decoder.next(stream, TokenBatch.continuing(Arrays.copyOfRange(prompt, reused, prompt.length), reused),
+                adapters, cache, logits);
         backend.upload(Tensor.of(prompt, 1, prompt.length), history.slice(0, 1, prompt.length));
     }
 

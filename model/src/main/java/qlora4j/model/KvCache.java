@@ -72,6 +72,14 @@ public final class KvCache implements AutoCloseable {
         backend.upload(Tensor.of(length, length.length), lengths);
     }
 
+    /** Forgets a sequence's tokens after the first {@code keep}. */
+    void truncate(int sequence, int keep) {
+        if (keep < 0 || keep > length[sequence]) {
+            throw new IllegalArgumentException(keep + " of " + length[sequence] + " cached tokens");
+        }
+        length[sequence] = keep;
+    }
+
     /** Forgets all tokens. */
     public void clear() {
         Arrays.fill(length, 0);

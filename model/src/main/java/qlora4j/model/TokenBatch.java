@@ -50,6 +50,15 @@ public record TokenBatch(int[] tokens, int[] cuLengths, int[] positions, int[] s
         return new TokenBatch(tokens, cu, positions, samples, null);
     }
 
+    /** Further tokens of one sequence whose first {@code done} ones are in a cache. */
+    static TokenBatch continuing(int[] tokens, int done) {
+        TokenBatch b = of(tokens);
+        for (int i = 0; i < tokens.length; i++) {
+            b.positions[i] += done;
+        }
+        return b;
+    }
+
     /** A batch of the largest shape a job may have, for planning: the tokens mean nothing. */
     public static TokenBatch largest(int sequences, int length) {
         int[][] s = new int[sequences][length];
