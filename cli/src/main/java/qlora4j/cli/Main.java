@@ -5,6 +5,7 @@ import java.io.FileOutputStream;
 import java.io.OutputStreamWriter;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
+import picocli.AutoComplete.GenerateCompletion;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Model.CommandSpec;
@@ -34,7 +35,8 @@ import picocli.CommandLine.Spec;
                 Import.class,
                 Export.class,
                 Pull.class,
-                DumpLogits.class})
+                DumpLogits.class,
+                GenerateCompletion.class})
 // @formatter:on
 public final class Main implements Runnable {
 
