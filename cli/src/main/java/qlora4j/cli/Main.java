@@ -21,7 +21,7 @@ import picocli.CommandLine.Spec;
         // @formatter:off
         subcommands = {
                 Demo.class,
-                Finetune.class,
+                Finetune.class, ExplainBatch.class,
                 Report.class,
                 Plan.class,
                 Generate.class, Chat.class,

@@ -82,6 +82,11 @@ public final class SftTrainer implements AutoCloseable {
         return data;
     }
 
+    /** What each step of a run reads. */
+    public static Batches batches(TokenizedData train, TrainSettings settings) {
+        return new Batches(train, settings.perDeviceBatch(), settings.accumulation(), settings.seed());
+    }
+
     /** What makes token ids of examples for this model. */
     public static Encoder encoder(ModelDirectory model, int maxLength) throws IOException {
         return new Encoder(new ModelText(model.tokenizer()), model.trainingEos(), maxLength);
@@ -118,7 +123,7 @@ public final class SftTrainer implements AutoCloseable {
         this.settings = settings;
         this.train = train;
         this.output = output;
-        batches = new Batches(train, settings.perDeviceBatch(), settings.accumulation(), settings.seed());
+        batches = batches(train, settings);
         evalBatches = eval == null || eval.rows().isEmpty() ? List.of() : Batches.inOrder(eval.rows(), EVAL_BATCH);
         checkpoints = output == null ? null : new Checkpoints(output, identity());
         if (output != null) {

@@ -227,4 +227,22 @@ class ConversationTest {
         assertThatThrownBy(() -> PromptTemplate.of(file.toString(), null).apply(rows.getFirst()))
                 .hasMessageContaining("2 were rendered (--assistant-only-loss takes several)");
     }
+
+    @Test
+    void faultsAreFoundInEveryRow() throws IOException {
+        List<Row> rows = rows("{\"prompt\":\"ab\",\"completion\":\"cd\"}",
+                "{\"prompt\":\"\\u0001\\u0001ab\",\"completion\":\"cd\"}", "{\"text\":\"" + "t".repeat(20) + "\"}",
+                "{\"prompt\":\"ab\",\"completion\":\"" + "c".repeat(20) + "\"}",
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"nobody answers\"}]}");
+        Encoder encoder = new Encoder(Samples.TOKENIZER, Samples.EOS, 12);
+        TokenizedData data = encoder.encode(rows, PromptTemplate.byForm(Samples.CHAT, LossOn.COMPLETION));
+        List<DataFault> faults = DataFault.of(data, encoder);
+        assertThat(faults).extracting(DataFault::kind).containsExactly(DataFault.Kind.ZERO_LABELS,
+                DataFault.Kind.CUT_BEFORE_ANSWER, DataFault.Kind.DOUBLE_BOS, DataFault.Kind.UNTRAINED_EOS);
+        assertThat(faults).allSatisfy(fault -> assertThat(fault.rows()).hasSize(1));
+        assertThat(faults.stream().map(fault -> fault.rows().getFirst().replaceAll(".*line ", "")))
+                .containsExactly("5", "4", "2", "3");
+        TokenizedData sound = encoder.encode(rows.subList(0, 1), PromptTemplate.byForm());
+        assertThat(DataFault.of(sound, encoder)).isEmpty();
+    }
 }
