@@ -198,6 +198,11 @@ final class VectorCodec {
         return words.lanewise(VectorOperators.LSHR, 4 * q);
     }
 
+    /** Each word shifted on by a nibble. */
+    static IntVector next(IntVector words) {
+        return words.lanewise(VectorOperators.LSHR, 4);
+    }
+
     /** Rounds floats to the values of a 16-bit type, in place; for other types nothing. */
     static void round(DType compute, float[] values, int at, int n) {
         int i = 0;

@@ -1,5 +1,7 @@
 package qlora4j.blockwise;
 
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
 import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
@@ -15,8 +17,8 @@ import qlora4j.tensor.VectorMatmul;
  * {@code y = x · dequant(W)ᵀ} for a few rows of x, as in decoding: each row of W is read once, straight through.
  *
  * <p>Where rows begin with a block and the product is in float32, codes are never expanded: a lane holds a 32-bit word,
- * eight consecutive codes, and x is reordered once into eight planes so that plane q holds what nibble q of each word
- * is multiplied with. Within a word the codebook's values are summed before the block's constant is applied.
+ * eight consecutive codes, read where it lies; x is reordered once, so that a vector holds what nibble q of each word is
+ * multiplied with. Within a word the codebook's values are summed before the block's constant is applied.
  */
 final class VectorFewRows {
     private static final int L = Lanes.L;
@@ -24,29 +26,24 @@ final class VectorFewRows {
     static final int MAX = L == 4 ? 2 : 4;
 
     private static final int WORD = 8;
-    private static final int ROWS_PER_TASK = 64;
     /** Rows of W that share a pass over x. */
     private static final int SHARED = 4;
+    private static final int MOST_ROWS_PER_TASK = 64;
+    /** A matrix of few rows is still cut into this many tasks, so that no thread waits long for another. */
+    private static final int LEAST_TASKS = 16;
 
     private final Team team;
     private final float[][] rows;
     private final Scratch[] scratch;
-    private float[] planes = new float[0];
+    private float[] ordered = new float[0];
 
-    /** One thread's {@link #SHARED} rows of W: words of codes (as floats, whose bits are all that counts), constants, and sums. */
+    /** A task's sums of one row of x, with room before them for rows that another task writes. */
+    private static final int SUMS = SHARED + MOST_ROWS_PER_TASK;
+
+    /** One thread's constants of {@link #SHARED} rows of W, and a task's sums. */
     private static final class Scratch {
-        private float[] words = new float[0];
         private float[] scales = new float[0];
-        private final float[] sums = new float[SHARED];
-
-        private void grow(int wordCount, int scaleCount) {
-            if (words.length < wordCount) {
-                words = new float[wordCount];
-            }
-            if (scales.length < scaleCount) {
-                scales = new float[scaleCount];
-            }
-        }
+        private final float[] sums = new float[MAX * SUMS];
     }
 
     VectorFewRows(Team team) {
@@ -59,39 +56,47 @@ final class VectorFewRows {
     synchronized void matmul(Tensor x, QuantizedTensor w, VectorCodec codec, VectorPanels panels, Tensor y) {
         int in = w.inFeatures();
         int out = w.outFeatures();
-        int tasks = (out + ROWS_PER_TASK - 1) / ROWS_PER_TASK;
-        if (x.dtype() != DType.F32 || in % w.config().blocksize() != 0) {
-            float[] xs = planes(x.rows() * in);
+        int perTask = Math.clamp((out / LEAST_TASKS + SHARED - 1) / SHARED * SHARED, SHARED, MOST_ROWS_PER_TASK);
+        int tasks = (out + perTask - 1) / perTask;
+        int words = in / WORD;
+        grow(rows, in);
+        if (x.dtype() != DType.F32 || in % w.config().blocksize() != 0 || words < L || out < SHARED) {
+            float[] xs = ordered(x.rows() * in);
             Floats.load(x, 0, x.rows() * in, xs, 0);
-            grow(rows, in);
-            team.run(tasks, (task, worker) -> decoded(xs, panels, task * ROWS_PER_TASK,
-                    Math.min(out, (task + 1) * ROWS_PER_TASK), rows[worker], y, in));
+            team.run(tasks, (task, worker) -> decoded(xs, panels, task * perTask, Math.min(out, (task + 1) * perTask),
+                    rows[worker], y, in));
             return;
         }
-        int words = in / WORD;
-        int plane = (words + L - 1) / L * L;
-        float[] xs = planes(x.rows() * WORD * plane);
-        grow(rows, in);
+        int each = (words + L - 1) / L * L * WORD;
+        float[] xs = ordered(x.rows() * each);
         for (int i = 0; i < x.rows(); i++) {
-            toPlanes(x, i, rows[0], xs, i * WORD * plane, words, plane);
+            order(x, i, rows[0], xs, i * each, words);
         }
         Scales scales = new Scales(w);
         for (Scratch s : scratch) {
-            s.grow(SHARED * plane, SHARED * (in / w.config().blocksize() + L));
+            int needed = SHARED * (in / w.config().blocksize()) + L;
+            if (s.scales.length < needed) {
+                s.scales = new float[needed];
+            }
         }
         team.run(tasks, (task, worker) -> {
-            int end = Math.min(out, (task + 1) * ROWS_PER_TASK);
-            for (int o = task * ROWS_PER_TASK; o < end; o += SHARED) {
-                byWords(w, codec, scales, o, Math.min(SHARED, end - o), xs, plane, scratch[worker], y);
+            int first = task * perTask;
+            int count = Math.min(perTask, out - first);
+            Scratch own = scratch[worker];
+            for (int r = 0; r < count; r += SHARED) {
+                byWords(w, codec, scales, first, Math.min(r, count - SHARED), xs, each, x.rows(), own);
+            }
+            for (int i = 0; i < x.rows(); i++) {
+                Floats.store(own.sums, i * SUMS + SHARED, count, y, (long) i * out + first);
             }
         });
     }
 
-    private float[] planes(int length) {
-        if (planes.length < length) {
-            planes = new float[length];
+    private float[] ordered(int length) {
+        if (ordered.length < length) {
+            ordered = new float[length];
         }
-        return planes;
+        return ordered;
     }
 
     private static void grow(float[][] scratch, int length) {
@@ -107,67 +112,80 @@ final class VectorFewRows {
         for (int o = from; o < to; o++) {
             panels.decode((long) o * in, in, row, 0);
             for (int i = 0; i < y.rows(); i++) {
-                y.set((long) i * out + o, VectorMatmul.dot(row, xs, i * in, in));
+                y.set((long) i * out + o, VectorMatmul.dot(row, 0, xs, i * in, in));
             }
         }
     }
 
-    /** planes[q][t] = x[8 t + (q ^ 1)]: nibble q of a little-endian word holds element q ^ 1 of its eight. */
-    private static void toPlanes(Tensor x, int i, float[] row, float[] planes, int at, int words, int plane) {
+    /**
+     * Row i of x in the order in which {@link #dots} reads it: for each vector of words, of which the first is
+     * {@code t}, and each nibble q of a word, {@code x[8 (t + lane) + (q ^ 1)]}, because nibble q of a little-endian word
+     * holds element q ^ 1 of its eight. The last vector begins L words before the end, and x is zero in its lanes that
+     * the vector before has counted.
+     */
+    private static void order(Tensor x, int i, float[] row, float[] ordered, int at, int words) {
         int in = x.cols();
         Floats.load(x, (long) i * in, in, row, 0);
-        for (int q = 0; q < WORD; q++) {
-            int to = at + q * plane;
-            for (int t = 0; t < words; t++) {
-                planes[to + t] = row[WORD * t + (q ^ 1)];
+        for (int t = 0, to = at; t < words; t += L, to += WORD * L) {
+            int first = Math.min(t, words - L);
+            for (int lane = 0; lane < L; lane++) {
+                int from = WORD * (first + lane);
+                for (int q = 0; q < WORD; q++) {
+                    ordered[to + q * L + lane] = row[from + (q ^ 1)];
+                }
             }
-            Arrays.fill(planes, to + words, to + plane, 0f);
+            for (int lane = 0; lane < t - first; lane++) {
+                for (int q = 0; q < WORD; q++) {
+                    ordered[to + q * L + lane] = 0;
+                }
+            }
         }
     }
 
-    /** Reads {@code count} rows of W from {@code o} on, and multiplies them with all rows of x. */
-    private static void byWords(QuantizedTensor w, VectorCodec codec, Scales scales, int o, int count, float[] xs,
-            int plane, Scratch scratch, Tensor y) {
+    /**
+     * Multiplies {@link #SHARED} rows of W, from {@code first + r} on, with all rows of x. A task's last rows, if fewer,
+     * are computed with some before them, which its own or another call has computed too.
+     */
+    private static void byWords(QuantizedTensor w, VectorCodec codec, Scales scales, int first, int r, float[] xs,
+            int each, int rows, Scratch own) {
         int words = w.inFeatures() / WORD;
         int perBlock = w.config().blocksize() / WORD;
         int blocks = words / perBlock;
-        for (int r = 0; r < SHARED; r++) {
-            // A row that is not there is computed as the last one again.
-            long row = o + Math.min(r, count - 1);
-            Lanes.load(w.packed().data(), row * words * Integer.BYTES, words, scratch.words, r * plane);
-            int at = r * (blocks + L);
-            scales.get(row * blocks, blocks, scratch.scales, at, 1);
-            // Whatever codes lie beyond the row, they count nothing.
-            Arrays.fill(scratch.scales, at + blocks, at + blocks + L, 0f);
-        }
-        for (int i = 0; i < y.rows(); i++) {
-            dots(codec, scratch, blocks + L, perBlock, xs, i * WORD * plane, plane);
-            for (int r = 0; r < count; r++) {
-                y.set((long) i * w.outFeatures() + o + r, scratch.sums[r]);
-            }
+        long row = first + r;
+        scales.get(row * blocks, SHARED * blocks, own.scales, 0, 1);
+        for (int i = 0; i < rows; i++) {
+            dots(codec, w.packed().data(), row * words * Integer.BYTES, words, own.scales, blocks, perBlock, xs,
+                    i * each, own.sums, i * SUMS + SHARED + r);
         }
     }
 
     /** {@link #SHARED} rows of words times one row of x. The loops are small, for the compiler to inline all of them. */
-    private static void dots(VectorCodec codec, Scratch scratch, int scaleRow, int perBlock, float[] xs, int x,
-            int plane) {
-        float[] words = scratch.words;
-        float[] scales = scratch.scales;
+    private static void dots(VectorCodec codec, MemorySegment packed, long from, int words, float[] scales,
+            int scaleRow,
+            int perBlock, float[] xs, int x, float[] sums, int to) {
+        long distance = (long) words * Integer.BYTES;
         IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, Integer.numberOfTrailingZeros(perBlock));
         IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
-        for (int t = 0; t < plane; t += L) {
-            IntVector w0 = words(words, t);
-            IntVector w1 = words(words, plane + t);
-            IntVector w2 = words(words, 2 * plane + t);
-            IntVector w3 = words(words, 3 * plane + t);
+        int p = x;
+        for (int i = 0; i < words; i += L) {
+            int t = Math.min(i, words - L);
+            long at = from + (long) t * Integer.BYTES;
+            IntVector w0 = words(packed, at);
+            IntVector w1 = words(packed, at + distance);
+            IntVector w2 = words(packed, at + 2 * distance);
+            IntVector w3 = words(packed, at + 3 * distance);
             FloatVector d0 = FloatVector.zero(Lanes.F), d1 = d0, d2 = d0, d3 = d0;
-            for (int q = 0; q < WORD; q++) {
-                FloatVector v = FloatVector.fromArray(Lanes.F, xs, x + q * plane + t);
-                d0 = VectorCodec.values(VectorCodec.nibble(w0, q), t0, t1, t2, t3).fma(v, d0);
-                d1 = VectorCodec.values(VectorCodec.nibble(w1, q), t0, t1, t2, t3).fma(v, d1);
-                d2 = VectorCodec.values(VectorCodec.nibble(w2, q), t0, t1, t2, t3).fma(v, d2);
-                d3 = VectorCodec.values(VectorCodec.nibble(w3, q), t0, t1, t2, t3).fma(v, d3);
+            for (int q = 0; q < WORD; q++, p += L) {
+                FloatVector v = FloatVector.fromArray(Lanes.F, xs, p);
+                d0 = VectorCodec.values(w0, t0, t1, t2, t3).fma(v, d0);
+                d1 = VectorCodec.values(w1, t0, t1, t2, t3).fma(v, d1);
+                d2 = VectorCodec.values(w2, t0, t1, t2, t3).fma(v, d2);
+                d3 = VectorCodec.values(w3, t0, t1, t2, t3).fma(v, d3);
+                w0 = VectorCodec.next(w0);
+                w1 = VectorCodec.next(w1);
+                w2 = VectorCodec.next(w2);
+                w3 = VectorCodec.next(w3);
             }
             int block = t / perBlock;
             s0 = d0.fma(scale(spread, scales, block), s0);
@@ -175,18 +193,19 @@ final class VectorFewRows {
             s2 = d2.fma(scale(spread, scales, 2 * scaleRow + block), s2);
             s3 = d3.fma(scale(spread, scales, 3 * scaleRow + block), s3);
         }
-        scratch.sums[0] = Lanes.sum(s0);
-        scratch.sums[1] = Lanes.sum(s1);
-        scratch.sums[2] = Lanes.sum(s2);
-        scratch.sums[3] = Lanes.sum(s3);
+        sums[to] = Lanes.sum(s0);
+        sums[to + 1] = Lanes.sum(s1);
+        sums[to + 2] = Lanes.sum(s2);
+        sums[to + 3] = Lanes.sum(s3);
     }
 
-    private static IntVector words(float[] words, int at) {
-        return FloatVector.fromArray(Lanes.F, words, at).reinterpretAsInts();
+    private static IntVector words(MemorySegment packed, long at) {
+        return IntVector.fromMemorySegment(Lanes.I, packed, at, ByteOrder.LITTLE_ENDIAN);
     }
 
     /** In each lane, the constant of its word's block. */
     private static FloatVector scale(IntVector spread, float[] scales, int block) {
-        return spread.selectFrom(words(scales, block)).reinterpretAsFloats();
+        return spread.selectFrom(FloatVector.fromArray(Lanes.F, scales, block).reinterpretAsInts())
+                .reinterpretAsFloats();
     }
 }

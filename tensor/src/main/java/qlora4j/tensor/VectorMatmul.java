@@ -1,8 +1,6 @@
 package qlora4j.tensor;
 
 import java.lang.foreign.MemorySegment;
-import java.lang.foreign.ValueLayout;
-import java.nio.ByteOrder;
 import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 
@@ -11,8 +9,10 @@ public final class VectorMatmul implements MatmulKernels {
     /** Up to this many rows of x, {@link #nt} reads each weight row once, straight through. */
     public static final int FEW_ROWS = 4;
     private static final int ROWS_PER_TASK = 64;
-    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED
-            .withOrder(ByteOrder.LITTLE_ENDIAN);
+    /** A matrix of few rows is still cut into this many tasks, so that no thread waits long for another. */
+    private static final int LEAST_TASKS = 16;
+    /** A task's sums of one row of x, with room before them for rows that another task writes. */
+    private static final int SUMS = VectorDots.ROWS + ROWS_PER_TASK;
 
     private final Team team;
     private final VectorGemm gemm;
@@ -36,7 +36,7 @@ public final class VectorMatmul implements MatmulKernels {
 
     @Override
     public void nt(Stream s, Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
-        if (x.rows() <= FEW_ROWS && w.rows() >= ROWS_PER_TASK) {
+        if (x.rows() <= FEW_ROWS && w.rows() >= VectorDots.ROWS) {
             ntFewRows(x, w, alpha, y, accumulate);
             return;
         }
@@ -111,86 +111,107 @@ public final class VectorMatmul implements MatmulKernels {
         int m = x.rows();
         int k = x.cols();
         int n = w.rows();
-        if (few.length < m * k) {
-            few = new float[m * k];
+        if (few.length < 2 * m * k) {
+            few = new float[2 * m * k];
         }
         float[] xs = few;
         Floats.load(x, 0, m * k, xs, 0);
-        float[][] rows = scratch(k + FEW_ROWS * ROWS_PER_TASK);
-        team.run((n + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (task, worker) -> {
-            float[] row = rows[worker];
-            int from = task * ROWS_PER_TASK;
-            int count = Math.min(ROWS_PER_TASK, n - from);
-            for (int j = 0; j < count; j++) {
-                long at = (long) (from + j) * k;
-                if (w.dtype() != DType.F32) {
-                    Floats.load(w, at, k, row, 0);
-                }
-                for (int i = 0; i < m; i++) {
-                    row[k + i * ROWS_PER_TASK + j] = alpha * (w.dtype() == DType.F32
-                            ? dot(w.data(), at * Float.BYTES, xs, i * k, k)
-                            : dot(row, xs, i * k, k));
-                }
+        boolean direct = w.dtype() == DType.F32 || w.dtype() == DType.BF16;
+        int from = 0;
+        if (w.dtype() == DType.BF16) {
+            from = m * k;
+            for (int i = 0; i < m; i++) {
+                VectorDots.order(xs, i * k, k, xs, from + i * k);
+            }
+        }
+        int xFrom = from;
+        int perTask = Math.clamp(roundUp(n / LEAST_TASKS, VectorDots.ROWS), VectorDots.ROWS, ROWS_PER_TASK);
+        float[][] rows = scratch(FEW_ROWS * SUMS + (direct ? 0 : k));
+        team.run((n + perTask - 1) / perTask, (task, worker) -> {
+            float[] sums = rows[worker];
+            int first = task * perTask;
+            int count = Math.min(perTask, n - first);
+            if (direct) {
+                direct(w, first, count, xs, xFrom, m, sums);
+            } else {
+                decoded(w, first, count, xs, m, sums);
             }
             for (int i = 0; i < m; i++) {
-                int sums = k + i * ROWS_PER_TASK;
-                long to = (long) i * n + from;
+                int at = i * SUMS + VectorDots.ROWS;
+                scale(sums, at, count, alpha);
+                long to = (long) i * n + first;
                 if (accumulate) {
-                    Floats.add(y, to, count, row, sums);
+                    Floats.add(y, to, count, sums, at);
                 }
-                Floats.store(row, sums, count, y, to);
+                Floats.store(sums, at, count, y, to);
             }
         });
     }
 
-    /** {@code Σ a[p]·b[from + p]} over {@code n} elements, in four interleaved vector sums. */
-    public static float dot(float[] a, float[] b, int from, int n) {
+    /** Rows of W from {@code first} on, where they lie; the last ones, if fewer, with some before them. */
+    private static void direct(Tensor w, int first, int count, float[] xs, int from, int m, float[] sums) {
+        int k = w.cols();
+        long row = (long) w.dtype().bytes() * k;
+        boolean bf16 = w.dtype() == DType.BF16;
+        MemorySegment data = w.data();
+        for (int j = 0; j < count; j += VectorDots.ROWS) {
+            int r = Math.min(j, count - VectorDots.ROWS);
+            for (int i = 0; i < m; i++) {
+                int to = i * SUMS + VectorDots.ROWS + r;
+                if (bf16) {
+                    VectorDots.bf16(data, (first + r) * row, row, xs, from + i * k, k, sums, to);
+                } else {
+                    VectorDots.f32(data, (first + r) * row, row, xs, from + i * k, k, sums, to);
+                }
+            }
+        }
+    }
+
+    private static void decoded(Tensor w, int first, int count, float[] xs, int m, float[] sums) {
+        int k = w.cols();
+        int row = FEW_ROWS * SUMS;
+        for (int j = 0; j < count; j++) {
+            Floats.load(w, (long) (first + j) * k, k, sums, row);
+            for (int i = 0; i < m; i++) {
+                sums[i * SUMS + VectorDots.ROWS + j] = dot(sums, row, xs, i * k, k);
+            }
+        }
+    }
+
+    /** {@code Σ a[at + p]·b[from + p]} over {@code n} elements, in four interleaved vector sums. */
+    public static float dot(float[] a, int at, float[] b, int from, int n) {
         int step = 4 * Lanes.L;
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
         int p = 0;
         for (; p <= n - step; p += step) {
-            s0 = term(a, b, from, p, s0);
-            s1 = term(a, b, from, p + Lanes.L, s1);
-            s2 = term(a, b, from, p + 2 * Lanes.L, s2);
-            s3 = term(a, b, from, p + 3 * Lanes.L, s3);
+            s0 = term(a, at, b, from, p, s0);
+            s1 = term(a, at, b, from, p + Lanes.L, s1);
+            s2 = term(a, at, b, from, p + 2 * Lanes.L, s2);
+            s3 = term(a, at, b, from, p + 3 * Lanes.L, s3);
         }
         for (; p <= n - Lanes.L; p += Lanes.L) {
-            s0 = term(a, b, from, p, s0);
+            s0 = term(a, at, b, from, p, s0);
         }
         float sum = Lanes.sum(s0.add(s1).add(s2.add(s3)));
         for (; p < n; p++) {
-            sum = Math.fma(a[p], b[from + p], sum);
+            sum = Math.fma(a[at + p], b[from + p], sum);
         }
         return sum;
     }
 
-    /** The same with the first factor as float32 in memory, from a byte offset on. */
-    private static float dot(MemorySegment a, long offset, float[] b, int from, int n) {
-        int step = 4 * Lanes.L;
-        FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
-        int p = 0;
-        for (; p <= n - step; p += step) {
-            s0 = term(a, offset, b, from, p, s0);
-            s1 = term(a, offset, b, from, p + Lanes.L, s1);
-            s2 = term(a, offset, b, from, p + 2 * Lanes.L, s2);
-            s3 = term(a, offset, b, from, p + 3 * Lanes.L, s3);
-        }
-        for (; p <= n - Lanes.L; p += Lanes.L) {
-            s0 = term(a, offset, b, from, p, s0);
-        }
-        float sum = Lanes.sum(s0.add(s1).add(s2.add(s3)));
-        for (; p < n; p++) {
-            sum = Math.fma(a.get(FLOAT, offset + 4L * p), b[from + p], sum);
-        }
-        return sum;
+    private static FloatVector term(float[] a, int at, float[] b, int from, int p, FloatVector sum) {
+        return FloatVector.fromArray(Lanes.F, a, at + p).fma(FloatVector.fromArray(Lanes.F, b, from + p), sum);
     }
 
-    private static FloatVector term(MemorySegment a, long offset, float[] b, int from, int p, FloatVector sum) {
-        return FloatVector.fromMemorySegment(Lanes.F, a, offset + 4L * p, ByteOrder.LITTLE_ENDIAN)
-                .fma(FloatVector.fromArray(Lanes.F, b, from + p), sum);
+    private static void scale(float[] x, int at, int n, float alpha) {
+        if (alpha != 1) {
+            for (int i = at; i < at + n; i++) {
+                x[i] *= alpha;
+            }
+        }
     }
 
-    private static FloatVector term(float[] a, float[] b, int from, int p, FloatVector sum) {
-        return FloatVector.fromArray(Lanes.F, a, p).fma(FloatVector.fromArray(Lanes.F, b, from + p), sum);
+    private static int roundUp(int n, int step) {
+        return (n + step - 1) / step * step;
     }
 }

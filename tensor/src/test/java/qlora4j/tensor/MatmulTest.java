@@ -30,7 +30,7 @@ class MatmulTest {
 
     @ParameterizedTest
     @CsvSource({"1,1,1", "1,64,33", "3,200,65", "6,32,256", "7,33,257", "13,5,300", "50,70,513", "130,17,9", "2,3,0",
-            "0,4,4", "64,96,64", "1100,40,20"})
+            "0,4,4", "64,96,64", "1100,40,20", "2,66,70", "4,5,31", "1,300,32"})
     void agreesWithScalar(int m, int n, int k) {
         for (Product product : Product.values()) {
             for (boolean accumulate : new boolean[]{false, true}) {
@@ -65,6 +65,26 @@ class MatmulTest {
             // Half an ulp of bfloat16 (8 bits of mantissa), and a little for the sum in float32.
             double bound = Math.abs(expected.get(i)) * 0x1p-8 + 1e-4;
             assertThat(Math.abs(actual.get(i) - expected.get(i))).isLessThanOrEqualTo(bound);
+        }
+    }
+
+    /** A bfloat16 weight beside float32 activations is read as the same numbers in float32 are. */
+    @ParameterizedTest
+    @CsvSource({"1,64,33", "2,7,96", "3,1030,65", "4,4,31", "1,3,40", "9,40,70"})
+    void aNarrowWeightLosesNothing(int m, int n, int k) {
+        Tensor x = random(6, m, k);
+        Tensor narrow = bf16(random(7, n, k));
+        Tensor expected = Tensor.zeros(DType.F64, m, n);
+        Tensor magnitude = Tensor.zeros(DType.F64, m, n);
+        Tensor actual = Tensor.zeros(DType.F32, m, n);
+        try (Stream s = SCALAR.openStream(); Stream v = ONE.openStream()) {
+            Matmul.nt(s, x, narrow, 0.5f, expected, false);
+            Matmul.nt(s, abs(x), abs(narrow), 0.5f, magnitude, false);
+            Matmul.nt(v, x, narrow, 0.5f, actual, false);
+        }
+        for (int i = 0; i < expected.size(); i++) {
+            assertThat(Math.abs(actual.get(i) - expected.get(i))).as("%d", i)
+                    .isLessThanOrEqualTo((k + 2) * EPSILON * magnitude.get(i));
         }
     }
 
