@@ -12,14 +12,15 @@ import qlora4j.safetensors.SafetensorsView;
 import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Footprint;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
 /**
  * Weights from a checkpoint, one tensor at a time: linear layers are quantized as they stream from the file (or read as
- * they are from a 4-bit checkpoint), everything else is converted to the compute type. Norms, embeddings and the head
- * are never quantized.
+ * they are from a 4-bit checkpoint), everything else is converted to the compute type, except that a bfloat16 embedding
+ * or head may stay ({@link #type}). Norms, embeddings and the head are never quantized.
  */
 final class CheckpointWeights implements DecoderWeights {
     private final SafetensorsView view;
@@ -38,17 +39,29 @@ final class CheckpointWeights implements DecoderWeights {
         this.quantize = quantize;
     }
 
+    /**
+     * The type that a dense tensor is held in.
+     *
+     * @param stored its type in the checkpoint; null where that is unknown
+     */
+    static DType type(String name, DType stored, DType compute, Footprint device) {
+        boolean table = name.equals(ModelTensors.EMBEDDING) || name.equals(ModelTensors.HEAD);
+        return table && stored == DType.BF16 && device.readsBfloat16() ? stored : compute;
+    }
+
     @Override
     public Tensor dense(String name, long... shape) {
-        Tensor device = backend.allocate(MemoryUse.WEIGHTS, type, shape);
-        if (Bnb4bit.contains(view, name)) {
+        boolean packed = Bnb4bit.contains(view, name);
+        DType held = type(name, packed ? null : checked(name, shape).dtype(), type, backend);
+        Tensor device = backend.allocate(MemoryUse.WEIGHTS, held, shape);
+        if (packed) {
             // A head in 4 bits: where a list of modules to skip leaves it out. It is used as its dequantized values.
             try (Stream s = backend.openStream()) {
                 Blockwise.dequantize(s, packed(name, shape), device);
                 s.synchronize();
             }
         } else {
-            backend.upload(converted(checked(name, shape), type), device);
+            backend.upload(converted(checked(name, shape), held), device);
         }
         return device;
     }

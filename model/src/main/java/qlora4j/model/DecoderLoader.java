@@ -55,7 +55,9 @@ public record DecoderLoader(QuantConfig quantize, DType type) {
     public Decoder shapes(DecoderConfig config, SafetensorsView view, PlanBackend backend) throws IOException {
         try {
             return new Decoder(config, backend, type, new ShapeWeights(backend, type,
-                    name -> view == null ? described(config, name) : held(config, view, name)));
+                    name -> view == null ? described(config, name) : held(config, view, name),
+                    name -> view == null ? config.dtype()
+                            : Bnb4bit.contains(view, name) ? null : view.info(name).dtype()));
         } catch (UncheckedIOException e) {
             throw e.getCause();
         }

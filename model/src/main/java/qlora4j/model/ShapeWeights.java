@@ -14,14 +14,21 @@ public final class ShapeWeights implements DecoderWeights {
     private final PlanBackend backend;
     private final DType type;
     private final Function<String, QuantConfig> form;
+    private final Function<String, DType> stored;
 
     /** @param quantize how linear weights are held; null: dense, in the compute type */
     public ShapeWeights(PlanBackend backend, DType type, QuantConfig quantize) {
-        this(backend, type, name -> quantize);
+        this(backend, type, name -> quantize, name -> type);
     }
 
-    /** @param form how the linear weight of a name is held; null: dense, in the compute type */
-    ShapeWeights(PlanBackend backend, DType type, Function<String, QuantConfig> form) {
+    /**
+     * As the weights of a checkpoint would be held.
+     *
+     * @param form how the linear weight of a name is held; null: dense, in the compute type
+     * @param stored the type of a dense tensor in the checkpoint; null where it is unknown or in 4 bits
+     */
+    ShapeWeights(PlanBackend backend, DType type, Function<String, QuantConfig> form, Function<String, DType> stored) {
+        this.stored = stored;
         this.backend = backend;
         this.type = type;
         this.form = form;
@@ -29,7 +36,8 @@ public final class ShapeWeights implements DecoderWeights {
 
     @Override
     public Tensor dense(String name, long... shape) {
-        return backend.allocate(MemoryUse.WEIGHTS, type, shape);
+        return backend.allocate(MemoryUse.WEIGHTS, CheckpointWeights.type(name, stored.apply(name), type, backend),
+                shape);
     }
 
     @Override

@@ -89,6 +89,11 @@ public final class CpuBackend implements Backend {
     }
 
     @Override
+    public boolean readsBfloat16() {
+        return HOST.readsBfloat16();
+    }
+
+    @Override
     public MemoryLedger ledger() {
         return ledger;
     }

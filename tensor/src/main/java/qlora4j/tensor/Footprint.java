@@ -7,6 +7,10 @@ package qlora4j.tensor;
 public interface Footprint {
     /** Kernels of the host, which hold nothing beside the tensors of a step. */
     Footprint HOST = new Footprint() {
+        @Override
+        public boolean readsBfloat16() {
+            return true;
+        }
     };
 
     /**
@@ -18,6 +22,14 @@ public interface Footprint {
      * @param heads query heads
      */
     record Step(DType type, long largestQuantized, long rows, int heads) {
+    }
+
+    /**
+     * Whether kernels take a bfloat16 embedding or head beside activations of another type as well as one of that type,
+     * so that it stays as it is: the same numbers in half the bytes.
+     */
+    default boolean readsBfloat16() {
+        return false;
     }
 
     /** Rows of logits over {@code vocab} tokens that a loss computes at once: few, but enough for a fast product. */

@@ -62,6 +62,11 @@ public final class PlanBackend implements Backend {
     }
 
     @Override
+    public boolean readsBfloat16() {
+        return like.readsBfloat16();
+    }
+
+    @Override
     public int logitRows(long vocab) {
         return like.logitRows(vocab);
     }
