@@ -145,6 +145,17 @@ __device__ __forceinline__ float4 load4(const bf16 *p) {
             __uint_as_float(v.y & 0xffff0000u));
 }
 
+// Adapters of layers that take the same x: u [m, u_stride] = x * A [rank, in]^T of each.
+struct Down {
+    const f32 *a;
+    f32 *u;
+    int rank, u_stride;
+};
+
+struct Downs {
+    Down of[3];
+};
+
 // A block has a row of A; its threads' sums are added halves to halves in the warps, then the warps in order.
 template <class T>
 __device__ void lora_down(const T *x, Rows rows, const f32 *a, int in, f32 *u, int u_stride) {
@@ -233,8 +244,11 @@ __device__ void lora_up(const f32 *u, int u_stride, Rows rows, const f32 *b, int
         add_rows(residual, bias, rows, n, add, y);                                                                     \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) lora_down_##T(const T *x, int m, const int *slots, int slot,      \
-            const f32 *a, int in, f32 *u, int u_stride) {                                                              \
-        lora_down(x, Rows{m, slots, slot}, a, in, u, u_stride);                                                        \
+            int in, const __grid_constant__ Downs all) {                                                               \
+        const Down &d = all.of[blockIdx.y];                                                                            \
+        if (blockIdx.x < d.rank) {                                                                                     \
+            lora_down(x, Rows{m, slots, slot}, d.a, in, d.u, d.u_stride);                                              \
+        }                                                                                                              \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(256) lora_up_##T(const f32 *u, int u_stride, int m, const int *slots, \
             int slot, const f32 *b, int out, int r, float scale, T *y) {                                               \

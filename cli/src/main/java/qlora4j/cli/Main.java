@@ -2,9 +2,12 @@ package qlora4j.cli;
 
 import java.io.FileDescriptor;
 import java.io.FileOutputStream;
+import java.io.IOException;
 import java.io.OutputStreamWriter;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
+import java.util.Arrays;
 import picocli.AutoComplete.GenerateCompletion;
 import picocli.CommandLine;
 import picocli.CommandLine.Command;
@@ -49,6 +52,10 @@ public final class Main implements Runnable {
     @Option(names = "--debug", scope = ScopeType.INHERIT, description = "Print a stack trace with an error.")
     private boolean debug;
 
+    @Option(names = ConfigFile.FLAG, scope = ScopeType.INHERIT, paramLabel = "FILE.yaml",
+            description = "Take flags from a YAML file: keys are flags, with hyphens or underscores; a flag given here wins.")
+    private Path config;
+
     /** Runs the command line and ends the JVM with its exit code: 0 done, 1 failed, 2 misused. */
     public static void main(String[] args) {
         StandardError.restore();
@@ -71,7 +78,12 @@ public final class Main implements Runnable {
         if (String.join("", args).indexOf(UNREADABLE) >= 0) {
             Warnings.print("an argument has characters that are not of this locale's encoding; set LC_ALL=C.UTF-8");
         }
-        return line.execute(Spelling.withHyphens(line, args));
+        String[] spelled = Spelling.withHyphens(line, args);
+        try {
+            return line.execute(ConfigFile.expand(line, spelled));
+        } catch (IOException | IllegalArgumentException e) {
+            return new Errors(() -> Arrays.asList(args).contains("--debug")).handleExecutionException(e, line, null);
+        }
     }
 
     /** The command line with all its subcommands, for {@link #main} and for tests. */

@@ -62,6 +62,16 @@ abstract sealed class Progress implements DemoRun.Run {
     }
 
     @Override
+    public void stoppedEarly(int step, int evaluations) {
+        line("stopped at step " + step + ": " + evaluations + " evaluations in a row were not better than the best");
+    }
+
+    @Override
+    public void best(Path checkpoint, double metric) {
+        line(String.format(Locale.ROOT, "best: %s, held-out NLL %.4f", checkpoint, metric));
+    }
+
+    @Override
     public void close() {
     }
 

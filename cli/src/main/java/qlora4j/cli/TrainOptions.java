@@ -3,6 +3,7 @@ package qlora4j.cli;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 import qlora4j.lora.LoraConfig;
 import qlora4j.lora.TargetModules;
@@ -10,6 +11,7 @@ import qlora4j.optim.AdamHyper;
 import qlora4j.optim.AdamHyper.Formula;
 import qlora4j.optim.Residency;
 import qlora4j.optim.Schedule;
+import qlora4j.train.Selection;
 import qlora4j.train.TrainSettings;
 
 /**
@@ -155,7 +157,7 @@ final class TrainOptions {
     private int saveSteps;
 
     @Option(names = "--save-total-limit", paramLabel = "N", defaultValue = "0",
-            description = "How many checkpoints are kept, the newest; 0: all" + SHOWN)
+            description = "How many checkpoints are kept, the newest and always the best one; 0: all" + SHOWN)
     private int saveLimit;
 
     @Option(names = "--eval-steps", paramLabel = "N", defaultValue = "0",
@@ -165,6 +167,9 @@ final class TrainOptions {
     @Option(names = "--seed", paramLabel = "N", defaultValue = "42",
             description = "Of the adapter's first values, of dropout, and of the order of rows" + SHOWN)
     private long seed;
+
+    @Mixin
+    private SelectionOptions selection;
 
     /** The adapter. */
     LoraConfig lora(String model) {
@@ -187,11 +192,13 @@ final class TrainOptions {
             Warnings.print(
                     "--warmup-ratio has no effect with --lr-scheduler-type constant; constant_with_warmup has it");
         }
-        return new TrainSettings(maxSteps, epochs, batch, accumulation, maxLength, learningRate, shape, warmupRatio,
-                maxGradNorm, new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, 1,
-                        optimizer.equals(OPTIM_8BIT)),
-                Residency.parse(resident),
-                checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlus);
+        return selection.in(
+                new TrainSettings(maxSteps, epochs, batch, accumulation, maxLength, learningRate, shape, warmupRatio,
+                        maxGradNorm, new AdamHyper(formula, beta1, beta2, epsilon, weightDecay, 1,
+                                optimizer.equals(OPTIM_8BIT)),
+                        Residency.parse(resident),
+                        checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlus,
+                        Selection.LAST, false, 0));
     }
 
     /** The seed of everything random. */

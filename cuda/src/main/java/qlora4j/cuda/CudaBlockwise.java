@@ -17,8 +17,8 @@ import qlora4j.tensor.Tensor;
 
 /**
  * Block-wise quantization ({@code blockwise.cu}) and products with 4-bit matrices: up to 8 rows of x in
- * {@code matvec.cu}, up to 64 in {@code smallm.cu}, which decode W as they multiply; for more, W is dequantized into the
- * workspace and {@link Products} does the rest.
+ * {@code nf4_matvec.cu} ({@code matvec.cu} in float32), up to 64 in {@code smallm.cu}, which decode W as they multiply;
+ * for more, W is dequantized into the workspace and {@link Products} does the rest.
  */
 final class CudaBlockwise implements BlockwiseKernels {
     private static final int THREADS = 256;
@@ -55,7 +55,7 @@ final class CudaBlockwise implements BlockwiseKernels {
     private final Variants dequantize8;
     private final Kernel meanChunks;
     private final Kernel meanTotal;
-    private final Kernel matvecBf16;
+    private final CudaMatvec matvec;
     private final Kernel matvecF32;
     private final Kernel[] smallm = new Kernel[3];
     private final Kernel smallmSum;
@@ -74,7 +74,7 @@ final class CudaBlockwise implements BlockwiseKernels {
         dequantize8 = Variants.of(m, "blockwise", "dequantize8", all);
         meanChunks = m.kernel("blockwise", "mean_chunks");
         meanTotal = m.kernel("blockwise", "mean_total");
-        matvecBf16 = m.kernel("matvec", "nf4_matvec_bf16");
+        matvec = new CudaMatvec(cuda);
         matvecF32 = m.kernel("matvec", "nf4_matvec_f32");
         for (int i = 0; i < smallm.length; i++) {
             smallm[i] = m.kernel("smallm", "nf4_smallm_" + (2 << i));
@@ -206,6 +206,17 @@ final class CudaBlockwise implements BlockwiseKernels {
         return rows <= CudaMatmul.FEW_ROWS || sharedBytes(rows) <= cuda.context().sharedPerBlock();
     }
 
+    /** Whether {@link #multiplyFew} takes this x and w. */
+    boolean takesFew(Tensor x, QuantizedTensor w) {
+        return x.rows() > 0 && x.rows() <= CudaMatmul.FEW_ROWS && x.dtype() == DType.BF16 && w.outFeatures() > 0
+                && fuses(x, w);
+    }
+
+    /** Products of few rows with up to {@link CudaMatvec#MOST} matrices that go {@link CudaMatvec#together}. */
+    void multiplyFew(CudaStream s, Tensor x, CudaMatvec.Product... all) {
+        matvec.multiply(s, x, map(DynamicMap.SIGNED), codebook(all[0].w().config().type()), all);
+    }
+
     /** {@code y = x·Wᵀ + residual + bias} where {@link #fuses}; elsewhere {@code y = x·Wᵀ}, or added to y. */
     void multiply(CudaStream s, Tensor x, QuantizedTensor w, Tensor y, boolean accumulate, Tensor residual,
             Tensor bias) {
@@ -225,15 +236,12 @@ final class CudaBlockwise implements BlockwiseKernels {
             small(s, x, w, y, residual, bias);
             return;
         }
-        boolean f32 = x.dtype() == DType.F32;
-        Kernel.Args args = weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(residual).ptr(bias).ptr(y);
-        if (f32) {
-            matvecF32.launch(s, Math.ceilDiv(out, CudaMatmul.WARPS), CudaMatmul.MATVEC_THREADS, args);
-        } else {
-            int blocks = CudaMatmul.MATVEC_BLOCKS * cuda.context().multiprocessors();
-            matvecBf16.launch(s, Math.min(blocks, Math.ceilDiv(out, CudaMatmul.MATVEC_ROWS)), 1, 1,
-                    CudaMatmul.MATVEC_THREADS, PAIR_TABLE_BYTES, args);
+        if (x.dtype() == DType.BF16) {
+            multiplyFew(s, x, new CudaMatvec.Product(w, y, residual, bias, null, null));
+            return;
         }
+        Kernel.Args args = weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(residual).ptr(bias).ptr(y);
+        matvecF32.launch(s, Math.ceilDiv(out, CudaMatmul.WARPS), CudaMatmul.MATVEC_THREADS, args);
     }
 
     private void small(CudaStream s, Tensor x, QuantizedTensor w, Tensor y, Tensor residual, Tensor bias) {

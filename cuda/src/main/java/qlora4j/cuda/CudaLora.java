@@ -1,5 +1,10 @@
 package qlora4j.cuda;
 
+import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.util.Arrays;
+import java.util.Objects;
 import qlora4j.cuda.Products.Epilogue;
 import qlora4j.cuda.Products.Layout;
 import qlora4j.cuda.Products.Matrix;
@@ -27,6 +32,11 @@ final class CudaLora implements LoraKernels {
     /** Dropout looks at the upper 24 bits of a word. */
     private static final double UNIT = 0x1p24;
 
+    /** {@code struct Down} of lora.cu. */
+    private static final int DOWN_BYTES = 2 * 8 + 2 * 4;
+
+    private final ThreadLocal<MemorySegment> downs = ThreadLocal
+            .withInitial(() -> Arena.ofAuto().allocate((long) DOWN_BYTES * CudaMatvec.MOST, 8));
     private final CudaBlockwise blockwise;
     private final Products products;
     private final Variants dropout;
@@ -80,6 +90,10 @@ final class CudaLora implements LoraKernels {
             return;
         }
         boolean few = x.rows() <= CudaMatmul.FEW_ROWS;
+        if (few && dropped == null && together(s, new Linear.Call[]{call}, x, new Tensor[]{residual}, new Tensor[]{y},
+                new Tensor[]{u})) {
+            return;
+        }
         if (u != null) {
             Tensor xd = droppedInput(s, call, x, dropped);
             eachPair(call, (pair, slots, slot) -> {
@@ -131,9 +145,64 @@ final class CudaLora implements LoraKernels {
 
     /** {@code u = x·Aᵀ} of up to eight rows. */
     private void fewDown(CudaStream s, Tensor x, LoraPair pair, Tensor slots, int slot, Tensor u) {
-        Tensor a = Variants.require(DType.F32, "lora_A", pair.a());
-        down.get(x).launch(s, pair.rank(), THREADS, Kernel.args().ptr(x).i32(x.rows()).ptr(slots).i32(slot).ptr(a)
-                .i32(x.cols()).ptr(u).i32(u.cols()));
+        fewDown(s, x, slots, slot, new LoraPair[]{pair}, new Tensor[]{u});
+    }
+
+    /** The same of layers that take the same x; null where one has no adapter. */
+    private void fewDown(CudaStream s, Tensor x, Tensor slots, int slot, LoraPair[] pairs, Tensor[] u) {
+        MemorySegment all = downs.get();
+        int n = 0;
+        int rank = 0;
+        for (int i = 0; i < pairs.length; i++) {
+            if (pairs[i] != null) {
+                long at = (long) DOWN_BYTES * n++;
+                all.set(ValueLayout.JAVA_LONG, at,
+                        Variants.require(DType.F32, "lora_A", pairs[i].a()).data().address());
+                all.set(ValueLayout.JAVA_LONG, at + 8, u[i].data().address());
+                all.set(ValueLayout.JAVA_INT, at + 16, pairs[i].rank());
+                all.set(ValueLayout.JAVA_INT, at + 20, u[i].cols());
+                rank = Math.max(rank, pairs[i].rank());
+            }
+        }
+        down.get(x).launch(s, rank, n, 1, THREADS, 0,
+                Kernel.args().ptr(x).i32(x.rows()).ptr(slots).i32(slot).i32(x.cols()).bytes(all, 8));
+    }
+
+    /**
+     * Few rows, one adapter or none, and weights in 4 bits: one launch for all of u, and one for all of y.
+     *
+     * @return false where something of it is otherwise; nothing was enqueued then
+     */
+    private boolean together(CudaStream s, Linear.Call[] calls, Tensor x, Tensor[] residual, Tensor[] y, Tensor[] u) {
+        CudaMatvec.Product[] all = new CudaMatvec.Product[calls.length];
+        LoraPair[] pairs = new LoraPair[calls.length];
+        for (int i = 0; i < calls.length; i++) {
+            Linear.Call c = calls[i];
+            if (y[i] == null || c.adapters().ofRow() != null || calls.length > CudaMatvec.MOST
+                    || !(c.weight() instanceof LinearWeight.Quantized q) || !blockwise.takesFew(x, q.w())
+                    || i > 0 && !CudaMatvec.together(all[0].w(), q.w())) {
+                return false;
+            }
+            Variants.same("residual", y[i], residual[i]);
+            Variants.same("bias", y[i], c.bias());
+            pairs[i] = u[i] == null ? null : c.single();
+            if (pairs[i] != null) {
+                Variants.require(DType.F32, "lora_B", pairs[i].b());
+            }
+            all[i] = new CudaMatvec.Product(q.w(), y[i], residual[i], c.bias(), pairs[i], u[i]);
+        }
+        if (Arrays.stream(pairs).anyMatch(Objects::nonNull)) {
+            fewDown(s, x, null, 0, pairs, u);
+        }
+        blockwise.multiplyFew(s, x, all);
+        return true;
+    }
+
+    @Override
+    public void forward(Stream stream, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u) {
+        if (!together((CudaStream) stream, calls, x, new Tensor[calls.length], y, u)) {
+            LoraKernels.super.forward(stream, calls, x, y, u);
+        }
     }
 
     /** {@code y += scale·u·Bᵀ} of up to eight rows. */

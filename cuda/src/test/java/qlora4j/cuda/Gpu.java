@@ -19,7 +19,14 @@ final class Gpu {
     static final long SEED = Long.getLong("qlora4j.seed", System.nanoTime());
 
     private static final int GUARD = 256;
-    private static final Map<Long, Allocation> POISONED = new ConcurrentHashMap<>();
+    private static final Map<Place, Allocation> POISONED = new ConcurrentHashMap<>();
+
+    /** Another backend may get the same address later. */
+    private record Place(Backend backend, long address) {
+        Place(Backend backend, Tensor t) {
+            this(backend, t.data().address());
+        }
+    }
 
     static {
         System.out.println("seed of this run: -Dqlora4j.seed=" + SEED);
@@ -51,7 +58,7 @@ final class Gpu {
     /** A copy on the device, which lives until the backend is closed. */
     static Tensor device(Backend backend, Tensor host) {
         Tensor t = backend.allocate(MemoryUse.ACTIVATIONS, host.dtype(), host.shape());
-        POISONED.remove(t.data().address());
+        POISONED.remove(new Place(backend, t));
         backend.upload(host, t);
         return t;
     }
@@ -66,7 +73,7 @@ final class Gpu {
         Tensor all = Tensor.zeros(DType.U8, memory.bytes());
         all.data().fill((byte) 0xff);
         backend.upload(all, memory.tensor(0, DType.U8, memory.bytes()));
-        POISONED.put(memory.data().address(), memory);
+        POISONED.put(new Place(backend, memory.data().address()), memory);
         return memory.tensor(0, type, shape);
     }
 
@@ -74,7 +81,7 @@ final class Gpu {
     static Tensor host(Backend backend, Tensor device) {
         Tensor t = Tensor.zeros(device.dtype(), device.shape());
         backend.download(device, t);
-        Allocation memory = POISONED.get(device.data().address());
+        Allocation memory = POISONED.get(new Place(backend, device));
         if (memory != null) {
             Tensor guard = Tensor.zeros(DType.U8, GUARD);
             backend.download(memory.tensor(memory.bytes() - GUARD, DType.U8, GUARD), guard);

@@ -1,6 +1,7 @@
 package qlora4j.lora;
 
 import java.util.Arrays;
+import java.util.List;
 import qlora4j.tensor.Aliasing;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
@@ -220,6 +221,39 @@ public final class Linear {
         }
         s.release(dropped);
         return u;
+    }
+
+    /**
+     * {@link #forward} of layers that take the same x, such as q, k and v: one operation where nothing keeps them apart.
+     *
+     * @param y of each layer, [N, out], overwritten
+     * @return u of each layer, as {@link #forward} returns it
+     */
+    public static Tensor[] forward(Stream s, Adapters adapters, List<Linear> layers, Tensor x, Tensor... y) {
+        Tensor[] u = new Tensor[y.length];
+        if (adapters.dropout() != null || layers.stream().anyMatch(l -> l.isAlone(adapters))) {
+            for (int i = 0; i < y.length; i++) {
+                u[i] = layers.get(i).forward(s, adapters, x, null, y[i]);
+            }
+            return u;
+        }
+        Call[] calls = new Call[y.length];
+        for (int i = 0; i < y.length; i++) {
+            Linear l = layers.get(i);
+            l.check(x, y[i], null);
+            Aliasing.checkDisjoint(l.name, y[i], x);
+            int r = l.rank(adapters);
+            u[i] = r == 0 ? null : s.take(wide(x.dtype()), x.rows(), r);
+            calls[i] = l.call(adapters);
+        }
+        s.kernels(LoraKernels.class).forward(s, calls, x, y, u);
+        return u;
+    }
+
+    /** Whether the layer is more than weight, bias and plain pairs. */
+    private boolean isAlone(Adapters adapters) {
+        LoraPair single = call(adapters).single();
+        return differ(adapters) || single != null && single.dora() != null;
     }
 
     /**

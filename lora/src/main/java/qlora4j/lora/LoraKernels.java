@@ -24,6 +24,19 @@ public interface LoraKernels {
     void forward(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u, Tensor dropped);
 
     /**
+     * {@link #forward} of several layers that take the same x, without residual and dropout; where x has few rows, a
+     * launch for all costs less than one for each.
+     *
+     * @param y of each layer, [N, out], overwritten
+     * @param u of each layer, as above; null without an adapter
+     */
+    default void forward(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u) {
+        for (int i = 0; i < calls.length; i++) {
+            forward(s, calls[i], x, null, y[i], u[i], null);
+        }
+    }
+
+    /**
      * @param dy [N, out]
      * @param x [N, in] as in the forward
      * @param u [N, r] as the forward left it

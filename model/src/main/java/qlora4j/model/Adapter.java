@@ -239,6 +239,11 @@ public final class Adapter implements AutoCloseable {
         decoder.backend().upload(Tensor.zeros(target.dtype(), target.shape()).copyFrom(source), target);
     }
 
+    /** Makes what was computed of the parameters (DoRA's norms) new, after they were changed from outside. */
+    public void refresh() {
+        eachDora(Dora::refresh);
+    }
+
     /** Writes {@code adapter_config.json} and {@code adapter_model.safetensors}, which PEFT loads. */
     public void save(Path directory) throws IOException {
         Map<String, AdapterWeights> weights = new LinkedHashMap<>();

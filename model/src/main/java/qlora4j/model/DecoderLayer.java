@@ -33,6 +33,9 @@ final class DecoderLayer {
     final Linear up;
     final Linear down;
     private final DecoderConfig config;
+    /** The layers that take n1, and those that take n2. */
+    private final List<Linear> ofN1;
+    private final List<Linear> ofN2;
 
     DecoderLayer(DecoderConfig config, int index, SlottedWeight inputNorm, SlottedWeight postNorm,
             SlottedWeight qNorm, SlottedWeight kNorm, List<Linear> linears) {
@@ -49,6 +52,8 @@ final class DecoderLayer {
         gate = linears.get(4);
         up = linears.get(5);
         down = linears.get(6);
+        ofN1 = List.of(q, k, v);
+        ofN2 = List.of(gate, up);
     }
 
     List<Linear> linears() {
@@ -116,9 +121,10 @@ final class DecoderLayer {
         a.q = s.take(type, n, q.outFeatures());
         a.k = s.take(type, n, k.outFeatures());
         a.v = s.take(type, n, v.outFeatures());
-        a.uq = q.forward(s, adapters, a.n1, null, a.q);
-        a.uk = k.forward(s, adapters, a.n1, null, a.k);
-        a.uv = v.forward(s, adapters, a.n1, null, a.v);
+        Tensor[] u = Linear.forward(s, adapters, ofN1, a.n1, a.q, a.k, a.v);
+        a.uq = u[0];
+        a.uk = u[1];
+        a.uv = u[2];
         if (qNorm != null) {
             a.rawQ = a.q;
             a.rawK = a.k;
@@ -146,8 +152,9 @@ final class DecoderLayer {
         DecoderOps.rmsNorm(s, a.h2, postNorm.weight(adapters), config.rmsNormEps(), a.n2, a.rstd2);
         a.gate = s.take(type, n, config.intermediate());
         a.up = s.take(type, n, config.intermediate());
-        a.ugate = gate.forward(s, adapters, a.n2, null, a.gate);
-        a.uup = up.forward(s, adapters, a.n2, null, a.up);
+        u = Linear.forward(s, adapters, ofN2, a.n2, a.gate, a.up);
+        a.ugate = u[0];
+        a.uup = u[1];
         a.middle = s.take(type, n, config.intermediate());
         DecoderOps.swiglu(s, a.gate, a.up, a.middle);
         a.udown = down.forward(s, adapters, a.middle, a.h2, out);

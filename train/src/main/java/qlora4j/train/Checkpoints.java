@@ -31,6 +31,9 @@ public final class Checkpoints {
     private static final String STATE = "trainer_state.safetensors";
     private static final String JSON = "trainer_state.json";
     private static final String PARAMETERS = "parameters";
+    private static final String BEST_METRIC = "best_metric";
+    private static final String BEST_STEP = "best_global_step";
+    private static final String WAITED = "early_stopping_patience_counter";
     private static final String UNFINISHED = ".unfinished-";
     private static final ObjectMapper MAPPER = new ObjectMapper();
 
@@ -90,9 +93,22 @@ public final class Checkpoints {
         return Integer.parseInt(m.group(1));
     }
 
-    /** Writes the checkpoint of the trainer's step and deletes the oldest beyond {@code limit} (0: keeps all). */
+    /** The checkpoint of a step, which need not be there. */
+    Path of(int step) {
+        return output.resolve("checkpoint-" + step);
+    }
+
+    /** As below where evaluations decide nothing. */
     public Path save(Trainer trainer, Artifact artifact, int limit) throws IOException {
-        Path target = output.resolve("checkpoint-" + trainer.step());
+        return save(trainer, artifact, limit, Selection.State.NONE);
+    }
+
+    /**
+     * Writes the checkpoint of the trainer's step and deletes the oldest beyond {@code limit} (0: keeps all), but never
+     * the newest and never that of the best evaluation: with a limit of 1 these may be two.
+     */
+    public Path save(Trainer trainer, Artifact artifact, int limit, Selection.State selection) throws IOException {
+        Path target = of(trainer.step());
         Path unfinished = output.resolve(UNFINISHED + trainer.step());
         deleteTree(unfinished);
         Files.createDirectories(unfinished);
@@ -100,15 +116,27 @@ public final class Checkpoints {
         writeState(trainer, unfinished.resolve(STATE));
         ObjectNode json = MAPPER.createObjectNode();
         json.put("step", trainer.step());
+        if (selection.bestStep() > 0) {
+            json.put(BEST_METRIC, selection.bestMetric()).put(BEST_STEP, selection.bestStep()).put(WAITED,
+                    selection.waited());
+        }
         identity.forEach(json.putObject("identity")::put);
         AtomicFile.write(unfinished.resolve(JSON), MAPPER.writerWithDefaultPrettyPrinter().writeValueAsBytes(json));
         deleteTree(target);
         Files.move(unfinished, target, StandardCopyOption.ATOMIC_MOVE);
-        List<Path> kept = all();
-        for (int i = 0; limit > 0 && i < kept.size() - limit; i++) {
-            deleteTree(kept.get(i));
-        }
+        removeOldest(limit, of(selection.bestStep()));
         return target;
+    }
+
+    private void removeOldest(int limit, Path best) throws IOException {
+        List<Path> all = all();
+        int left = all.size();
+        for (int i = 0; limit > 0 && i < all.size() - 1 && left > limit; i++) {
+            if (!all.get(i).equals(best)) {
+                deleteTree(all.get(i));
+                left--;
+            }
+        }
     }
 
     private static void writeState(Trainer trainer, Path file) throws IOException {
@@ -126,8 +154,21 @@ public final class Checkpoints {
         writer.write(file);
     }
 
-    /** Restores parameters, optimizer states and step; an error when the checkpoint belongs to another run. */
-    public void restore(Path checkpoint, Trainer trainer) throws IOException {
+    /** Sets the parameters to a checkpoint's, and nothing else. */
+    void loadParameters(Path checkpoint, Trainer trainer) throws IOException {
+        try (Safetensors file = Safetensors.open(checkpoint.resolve(STATE))) {
+            Tensor flat = trainer.parameters().flatParams();
+            check(checkpoint, file, PARAMETERS, flat);
+            trainer.backend().upload(file.tensor(PARAMETERS), flat);
+        }
+    }
+
+    /**
+     * Restores parameters, optimizer states and step; an error when the checkpoint belongs to another run.
+     *
+     * @return what evaluations had said by then
+     */
+    public Selection.State restore(Path checkpoint, Trainer trainer) throws IOException {
         JsonNode json = MAPPER.readTree(Files.readAllBytes(checkpoint.resolve(JSON)));
         for (Map.Entry<String, String> e : identity.entrySet()) {
             String was = json.path("identity").path(e.getKey()).asText("(absent)");
@@ -150,6 +191,10 @@ public final class Checkpoints {
             }
         }
         trainer.resumeAt(json.path("step").asInt());
+        return json.has(BEST_STEP)
+                ? new Selection.State(json.path(BEST_METRIC).asDouble(), json.path(BEST_STEP).asInt(),
+                        json.path(WAITED).asInt())
+                : Selection.State.NONE;
     }
 
     private static void check(Path checkpoint, Safetensors file, String name, Tensor ours) {

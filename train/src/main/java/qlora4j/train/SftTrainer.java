@@ -48,6 +48,7 @@ public final class SftTrainer implements AutoCloseable {
     private final Path output;
     private final Checkpoints checkpoints;
     private final Trainer trainer;
+    private Selection.State selected = Selection.State.NONE;
 
     /** Sees a run as it goes; every method may be left out. */
     public interface Listener {
@@ -65,6 +66,14 @@ public final class SftTrainer implements AutoCloseable {
 
         /** A checkpoint is in place. */
         default void saved(Path checkpoint) {
+        }
+
+        /** The run stops before its last step: so many evaluations in a row were not better than the best. */
+        default void stoppedEarly(int step, int evaluations) {
+        }
+
+        /** The run ends with the adapter of its best evaluation. */
+        default void best(Path checkpoint, double metric) {
         }
     }
 
@@ -84,7 +93,8 @@ public final class SftTrainer implements AutoCloseable {
 
     /** What each step of a run reads. */
     public static Batches batches(TokenizedData train, TrainSettings settings) {
-        return new Batches(train, settings.perDeviceBatch(), settings.accumulation(), settings.seed());
+        return new Batches(train, settings.perDeviceBatch(), settings.accumulation(), settings.seed(),
+                settings.groupByLength());
     }
 
     /** What makes token ids of examples for this model. */
@@ -125,6 +135,11 @@ public final class SftTrainer implements AutoCloseable {
         this.output = output;
         batches = batches(train, settings);
         evalBatches = eval == null || eval.rows().isEmpty() ? List.of() : Batches.inOrder(eval.rows(), EVAL_BATCH);
+        if (settings.selection().isOn() && (evalBatches.isEmpty() || settings.evalSteps() == 0 || output == null)) {
+            throw new IllegalArgumentException((settings.selection().loadBest() ? "--load-best-model-at-end"
+                    : "--early-stopping-patience") + " needs rows to evaluate on (--eval-data or --eval-split),"
+                    + " evaluations as the run goes (--eval-steps), and an output directory");
+        }
         checkpoints = output == null ? null : new Checkpoints(output, identity());
         if (output != null) {
             Files.createDirectories(output);
@@ -217,9 +232,20 @@ public final class SftTrainer implements AutoCloseable {
             checkpoints.removeUnfinished();
         }
         if (newest.isPresent()) {
-            checkpoints.restore(newest.get(), trainer);
+            selected = checkpoints.restore(newest.get(), trainer);
+            requireBest();
         }
         return newest;
+    }
+
+    /** A run that is to end with its best adapter cannot go on without that one's checkpoint. */
+    private void requireBest() {
+        if (settings.selection().loadBest() && selected.bestStep() > 0
+                && !Files.isDirectory(checkpoints.of(selected.bestStep()))) {
+            throw new TrainingException(output + ": the best evaluation so far was at step " + selected.bestStep()
+                    + ", and its checkpoint is not there, which --load-best-model-at-end needs: resume without that"
+                    + " flag, or start anew with it");
+        }
     }
 
     /** The mean negative log-likelihood over the held-out label tokens, in nats; NaN without held-out data. */
@@ -237,7 +263,7 @@ public final class SftTrainer implements AutoCloseable {
             int logged = 0;
             long tokens = 0;
             long since = System.nanoTime();
-            while (trainer.step() < trainer.totalSteps()) {
+            while (trainer.step() < trainer.totalSteps() && !settings.selection().stops(selected)) {
                 long start = System.nanoTime();
                 Trainer.StepResult r = trainer.step(batches.at(trainer.step()));
                 double seconds = (System.nanoTime() - start) / 1e9;
@@ -257,11 +283,23 @@ public final class SftTrainer implements AutoCloseable {
                 if (last || settings.evalSteps() > 0 && r.step() % settings.evalSteps() == 0) {
                     evaluate(listener, metrics);
                 }
-                if (checkpoints != null && settings.saveSteps() > 0 && r.step() % settings.saveSteps() == 0) {
+                // A new best is saved whatever --save-steps says: the run may end with it.
+                boolean best = settings.selection().loadBest() && selected.bestStep() == r.step();
+                if (checkpoints != null
+                        && (best || settings.saveSteps() > 0 && r.step() % settings.saveSteps() == 0)) {
                     metrics.flush();
-                    listener.saved(checkpoints.save(trainer, adapter::save, settings.saveLimit()));
+                    listener.saved(checkpoints.save(trainer, adapter::save, settings.saveLimit(), selected));
                 }
             }
+            if (trainer.step() < trainer.totalSteps()) {
+                listener.stoppedEarly(trainer.step(), selected.waited());
+            }
+        }
+        if (settings.selection().loadBest() && selected.bestStep() > 0) {
+            Path best = checkpoints.of(selected.bestStep());
+            checkpoints.loadParameters(best, trainer);
+            adapter.refresh();
+            listener.best(best, selected.bestMetric());
         }
         if (output != null) {
             adapter.save(output);
@@ -295,6 +333,9 @@ public final class SftTrainer implements AutoCloseable {
         }
         double loss = evaluate();
         listener.evaluated(trainer.step(), loss);
+        if (trainer.step() > 0 && settings.selection().isOn()) {
+            selected = settings.selection().after(selected, trainer.step(), loss);
+        }
         if (metrics != null) {
             Map<String, Double> m = Map.of(MetricsWriter.EVAL_LOSS, loss);
             metrics.write(trainer.step(), m);

@@ -30,12 +30,19 @@ import qlora4j.tensor.ParameterStore;
  * @param seed of the order of rows, of dropout and of the adapter
  * @param loraPlusRatio what the learning rate of B, magnitudes, biases and norms is multiplied with (Hayou et al. 2024,
  *     LoRA+); 1 for plain LoRA
+ * @param selection which checkpoint the run ends with, and whether it stops early
+ * @param groupByLength whether rows of about the same length are put into the same step
+ * @param neftuneAlpha the noise on embeddings in training (Jain et al. 2023, NEFTune); 0: none
  */
 public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int accumulation, int maxLength,
         double learningRate, Schedule schedule, double warmupRatio, double maxGradNorm, AdamHyper adam,
         Residency resident, boolean checkpointing, int loggingSteps, int saveSteps, int saveLimit, int evalSteps,
-        long seed, double loraPlusRatio) {
+        long seed, double loraPlusRatio, Selection selection, boolean groupByLength, double neftuneAlpha) {
     public TrainSettings {
+        if (!(neftuneAlpha >= 0) || Double.isInfinite(neftuneAlpha)) {
+            throw new IllegalArgumentException("--neftune-noise-alpha " + neftuneAlpha
+                    + ": must be a number of 0 or more");
+        }
         if (!(loraPlusRatio > 0) || Double.isInfinite(loraPlusRatio)) {
             throw new IllegalArgumentException("--loraplus-lr-ratio " + loraPlusRatio + ": must be a positive number");
         }
@@ -68,7 +75,8 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
             Residency resident, boolean checkpointing, int loggingSteps, int saveSteps, int saveLimit, int evalSteps,
             long seed) {
         this(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule, warmupRatio,
-                maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, 1);
+                maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, 1,
+                Selection.LAST, false, 0);
     }
 
     private static void atLeast(String flag, int value, int least) {
@@ -86,46 +94,58 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
 
     /** The same with a number of steps. */
     public TrainSettings withMaxSteps(int steps) {
-        return with(steps, perDeviceBatch, maxLength, learningRate, resident, checkpointing);
+        return with(steps, perDeviceBatch, accumulation, maxLength, learningRate, adam, resident, checkpointing);
     }
 
     /** The same with a learning rate. */
     public TrainSettings withLearningRate(double rate) {
-        return with(maxSteps, perDeviceBatch, maxLength, rate, resident, checkpointing);
+        return with(maxSteps, perDeviceBatch, accumulation, maxLength, rate, adam, resident, checkpointing);
     }
 
     /** The same with a micro-batch size and a row length. */
     public TrainSettings withBatch(int rows, int length) {
-        return with(maxSteps, rows, length, learningRate, resident, checkpointing);
+        return with(maxSteps, rows, accumulation, length, learningRate, adam, resident, checkpointing);
     }
 
     /** The same with another share of the optimizer's state on the device. */
     public TrainSettings withResident(Residency share) {
-        return with(maxSteps, perDeviceBatch, maxLength, learningRate, share, checkpointing);
+        return with(maxSteps, perDeviceBatch, accumulation, maxLength, learningRate, adam, share, checkpointing);
     }
 
     /** The same with or without gradient checkpointing. */
     public TrainSettings withCheckpointing(boolean on) {
-        return with(maxSteps, perDeviceBatch, maxLength, learningRate, resident, on);
+        return with(maxSteps, perDeviceBatch, accumulation, maxLength, learningRate, adam, resident, on);
     }
 
     /** The same with another number of micro-batches in a step. */
     public TrainSettings withAccumulation(int microBatches) {
-        return new TrainSettings(maxSteps, epochs, perDeviceBatch, microBatches, maxLength, learningRate, schedule,
-                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
-                seed, loraPlusRatio);
+        return with(maxSteps, perDeviceBatch, microBatches, maxLength, learningRate, adam, resident, checkpointing);
     }
 
     /** The same with other settings of AdamW. */
     public TrainSettings withAdam(AdamHyper other) {
-        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
-                warmupRatio, maxGradNorm, other, resident, checkpointing, loggingSteps, saveSteps, saveLimit,
-                evalSteps, seed, loraPlusRatio);
+        return with(maxSteps, perDeviceBatch, accumulation, maxLength, learningRate, other, resident, checkpointing);
     }
 
-    private TrainSettings with(int steps, int rows, int length, double rate, Residency share, boolean again) {
-        return new TrainSettings(steps, epochs, rows, accumulation, length, rate, schedule, warmupRatio, maxGradNorm,
-                adam, share, again, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlusRatio);
+    /** The same with another end of the run. */
+    public TrainSettings withSelection(Selection other) {
+        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
+                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
+                seed, loraPlusRatio, other, groupByLength, neftuneAlpha);
+    }
+
+    /** The same with rows grouped by length or not, and with noise on embeddings (0: none). */
+    public TrainSettings with(boolean grouped, double noise) {
+        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
+                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
+                seed, loraPlusRatio, selection, grouped, noise);
+    }
+
+    private TrainSettings with(int steps, int rows, int microBatches, int length, double rate, AdamHyper hyper,
+            Residency share, boolean again) {
+        return new TrainSettings(steps, epochs, rows, microBatches, length, rate, schedule, warmupRatio, maxGradNorm,
+                hyper, share, again, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlusRatio, selection,
+                groupByLength, neftuneAlpha);
     }
 
     /** The steps of a run over data that takes {@code stepsPerEpoch}. */
@@ -153,6 +173,8 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
         m.put("--optim, --adam-*, --weight-decay", "" + adam);
         m.put("--loraplus-lr-ratio", "" + loraPlusRatio);
         m.put("--seed", "" + seed);
+        m.put("--group-by-length", "" + groupByLength);
+        m.put("--neftune-noise-alpha", "" + neftuneAlpha);
         return m;
     }
 }

@@ -1,6 +1,8 @@
 package qlora4j.train.data;
 
 import java.util.ArrayList;
+import java.util.Collections;
+import java.util.Comparator;
 import java.util.List;
 import java.util.stream.IntStream;
 import qlora4j.tensor.Philox;
@@ -16,22 +18,36 @@ public final class Batches {
     /** Tells these random numbers from others of the same seed: "rows" in ASCII. */
     private static final int PURPOSE = 0x726f7773;
 
+    private static final int MOST_BATCHES_OF_RUN = 50;
+
     private final List<TokenizedRow> rows;
     private final List<List<Integer>> sequences;
     private final int perDevice;
     private final int globalSize;
     private final long seed;
+    private final boolean byLength;
     private int orderedEpoch = -1;
     private int[] order = {};
 
     /** Batches of some rows, each a sequence. */
     public Batches(List<TokenizedRow> rows, int perDevice, int accumulation, long seed) {
-        this(rows, IntStream.range(0, rows.size()).mapToObj(List::of).toList(), perDevice, accumulation, seed);
+        this(rows, IntStream.range(0, rows.size()).mapToObj(List::of).toList(), perDevice, accumulation, seed, false);
     }
 
-    /** Batches of data, packed or not. */
+    /** Batches of data, packed or not, in an order drawn by seed alone. */
     public Batches(TokenizedData data, int perDevice, int accumulation, long seed) {
-        this(data.rows(), data.sequences(), perDevice, accumulation, seed);
+        this(data, perDevice, accumulation, seed, false);
+    }
+
+    /**
+     * Batches of data, packed or not.
+     *
+     * @param byLength whether sequences of about the same length are read in the same step: as transformers'
+     *                 LengthGroupedSampler, the order of an epoch is cut into runs of up to 50 global batches (a quarter
+     *                 of the data in a small set), each run is sorted, the longest first, and the longest of all leads
+     */
+    public Batches(TokenizedData data, int perDevice, int accumulation, long seed, boolean byLength) {
+        this(data.rows(), data.sequences(), perDevice, accumulation, seed, byLength);
     }
 
     /**
@@ -42,7 +58,7 @@ public final class Batches {
      * @param accumulation micro-batches of a step, from 1
      */
     private Batches(List<TokenizedRow> rows, List<List<Integer>> sequences, int perDevice, int accumulation,
-            long seed) {
+            long seed, boolean byLength) {
         if (rows.isEmpty()) {
             throw new IllegalArgumentException("there are no rows to train on");
         }
@@ -53,6 +69,7 @@ public final class Batches {
         this.perDevice = perDevice;
         this.globalSize = Math.multiplyExact(perDevice, accumulation);
         this.seed = seed;
+        this.byLength = byLength;
     }
 
     private static void requirePositive(String flag, int value) {
@@ -79,6 +96,9 @@ public final class Batches {
         int epoch = step / stepsPerEpoch();
         if (epoch != orderedEpoch) {
             order = new Philox.Sequence(seed, PURPOSE, epoch).permutation(sequences.size());
+            if (byLength) {
+                order = grouped(order);
+            }
             orderedEpoch = epoch;
         }
         int first = step % stepsPerEpoch() * globalSize;
@@ -97,6 +117,28 @@ public final class Batches {
             microBatches.add(Batch.of(samples, before));
         }
         return new GlobalBatch(step, epoch, read, microBatches);
+    }
+
+    private int[] grouped(int[] drawn) {
+        int batchesOfRun = Math.clamp(drawn.length / (4L * globalSize), 1, MOST_BATCHES_OF_RUN);
+        int run = batchesOfRun * globalSize;
+        Comparator<Integer> longestFirst = Comparator.comparingInt((Integer s) -> -length(s));
+        List<Integer> all = new ArrayList<>();
+        int leader = 0;
+        for (int from = 0; from < drawn.length; from += run) {
+            List<Integer> sorted = new ArrayList<>(
+                    IntStream.range(from, Math.min(from + run, drawn.length)).mapToObj(i -> drawn[i]).toList());
+            sorted.sort(longestFirst);
+            all.addAll(sorted);
+            leader = length(sorted.getFirst()) > length(all.get(leader)) ? from : leader;
+        }
+        // The longest comes first, so that a step that does not fit fails at once.
+        Collections.swap(all, 0, leader);
+        return all.stream().mapToInt(s -> s).toArray();
+    }
+
+    private int length(int sequence) {
+        return sequences.get(sequence).stream().mapToInt(row -> rows.get(row).length()).sum();
     }
 
     /**

@@ -1,0 +1,97 @@
+package qlora4j.cuda;
+
+import static org.assertj.core.api.Assertions.assertThat;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Random;
+import org.junit.jupiter.api.AfterAll;
+import org.junit.jupiter.api.Tag;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.CsvSource;
+import qlora4j.blockwise.Blockwise;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.blockwise.QuantType;
+import qlora4j.blockwise.QuantizedTensor;
+import qlora4j.lora.Linear;
+import qlora4j.lora.Linear.Adapters;
+import qlora4j.lora.LinearWeight;
+import qlora4j.lora.LoraPair;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Layers of one input in one operation ({@code nf4_matvec.cu} for up to eight rows) against the scalar backend, with and
+ * without adapters of several ranks and biases. In float32 the bound is the contract's; in bfloat16 the operands are the
+ * same on both sides, so that only u, which is rounded where there are many rows, and y, are rounded by 2^-8 beyond it.
+ */
+@Tag("gpu")
+class CudaTogetherGpuTest {
+    private static final Twins TWINS = new Twins();
+    private static final double BF16_ROUNDINGS = 4 * 0x1p-8;
+    private final Random seeds = new Random(Gpu.SEED);
+
+    @AfterAll
+    static void close() {
+        TWINS.close();
+    }
+
+    private record Case(long seed, int n, int in, int[] outs, int blocksize, boolean nested, DType type, int adapted) {
+        Tensor[] run(Twins.Run run, boolean magnitudes) {
+            Random random = new Random(seed);
+            QuantConfig config = new QuantConfig(QuantType.NF4, blocksize, nested);
+            List<Linear> layers = new ArrayList<>();
+            Tensor[] y = new Tensor[outs.length];
+            for (int i = 0; i < outs.length; i++) {
+                int out = outs[i];
+                QuantizedTensor q = Blockwise.quantize(run.s, run.in(Gpu.normal(random, type, out, in)), config);
+                Tensor back = Tensor.zeros(type, out, in);
+                if (magnitudes) {
+                    Blockwise.dequantize(run.s, q, back);
+                }
+                layers.add(new Linear("layer" + i, i, magnitudes
+                        ? new LinearWeight.Dense(run.in(back.copyFrom(Products64.magnitude(back))))
+                        : new LinearWeight.Quantized(q), i == 1 ? input(run, random, magnitudes, type, out) : null));
+                int r = 5 + 30 * i;
+                Tensor a = input(run, random, magnitudes, DType.F32, r, in);
+                Tensor b = input(run, random, magnitudes, DType.F32, out, r);
+                if ((adapted >> i & 1) != 0) {
+                    layers.get(i).set(0, new LoraPair(a, b, 0.5));
+                }
+                y[i] = run.out(type, n, out);
+            }
+            Tensor x = input(run, random, magnitudes, type, n, in);
+            for (Tensor u : Linear.forward(run.s, Adapters.of(0), layers, x, y)) {
+                run.s.release(u);
+            }
+            return y;
+        }
+
+        private static Tensor input(Twins.Run run, Random random, boolean magnitudes, DType type, long... shape) {
+            Tensor t = Gpu.normal(random, type, shape);
+            return run.in(magnitudes ? Tensor.zeros(type, shape).copyFrom(Products64.magnitude(t)) : t);
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"1,128,64,true,BF16,0", "1,2048,64,true,BF16,7", "2,96,32,true,BF16,2", "3,4128,64,true,BF16,5",
+            "8,1024,128,false,BF16,7", "5,320,1024,true,BF16,3", "7,2176,64,true,BF16,4", "1,512,64,true,F32,7",
+            "40,256,64,true,BF16,6", "1,100,64,true,BF16,1"})
+    void equalsScalar(int n, int in, int blocksize, boolean nested, DType type, int adapted) {
+        for (int[] outs : new int[][]{{70, 33, 16}, {1, 300}, {2200}}) {
+            Case c = new Case(seeds.nextLong(), n, in, outs, blocksize, nested, type, adapted);
+            Tensor[][] both = TWINS.run(run -> c.run(run, false));
+            Tensor[] magnitude = TWINS.onScalar(run -> c.run(run, true));
+            double relative = Twins.EPSILON * (in + 80) + (type == DType.BF16 ? BF16_ROUNDINGS : 0);
+            for (int t = 0; t < outs.length; t++) {
+                for (long i = 0; i < both[0][t].size(); i++) {
+                    double e = both[0][t].get(i);
+                    double a = both[1][t].get(i);
+                    assertThat(e).as("the reference writes output %d, element %d", t, i).isFinite();
+                    assertThat(Math.abs(a - e)).as("output %d, element %d: %s and %s", t, i, a, e)
+                            .isLessThanOrEqualTo(relative * magnitude[t].get(i));
+                }
+            }
+        }
+    }
+}
