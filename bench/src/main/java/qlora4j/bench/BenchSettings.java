@@ -23,9 +23,11 @@ import qlora4j.tensor.DType;
  * @param newTokens tokens to decode at most
  * @param footprint bytes that the memory ceilings read and that the matvec's weights go round: more than a cache holds
  * @param resident how much of the optimizer's state stays on the device in a training step
+ * @param offload whether the layers' inputs wait in host memory between forward and backward
  */
 public record BenchSettings(double seconds, DType type, int out, int in, int rank, double dropout, int batch,
-        int length, boolean checkpointing, int prefill, int prompt, int newTokens, long footprint, Residency resident) {
+        int length, boolean checkpointing, int prefill, int prompt, int newTokens, long footprint, Residency resident,
+        boolean offload) {
     /** How linear layers are held. */
     static final QuantConfig QUANTIZE = QuantConfig.QLORA;
     static final long SEED = 20;
@@ -36,7 +38,7 @@ public record BenchSettings(double seconds, DType type, int out, int in, int ran
     public BenchSettings(double seconds, DType type, int out, int in, int rank, double dropout, int batch, int length,
             boolean checkpointing, int prefill, int prompt, int newTokens, long footprint) {
         this(seconds, type, out, in, rank, dropout, batch, length, checkpointing, prefill, prompt, newTokens, footprint,
-                Residency.ALL);
+                Residency.ALL, false);
     }
 
     public BenchSettings {
@@ -78,7 +80,7 @@ public record BenchSettings(double seconds, DType type, int out, int in, int ran
     /** The same with another time for each figure. */
     BenchSettings withSeconds(double each) {
         return new BenchSettings(each, type, out, in, rank, dropout, batch, length, checkpointing, prefill, prompt,
-                newTokens, footprint);
+                newTokens, footprint, resident, offload);
     }
 
     /** What the compute type is called on the command line. */

@@ -27,7 +27,8 @@ final class TrainBench {
         Backend backend = decoder.backend();
         backend.ledger().resetPeak();
         TrainSettings settings = TrainSettings.defaults().withMaxSteps(MOST).withBatch(config.batch(), config.length())
-                .withCheckpointing(config.checkpointing()).withResident(config.resident());
+                .withCheckpointing(config.checkpointing()).withResident(config.resident())
+                .withOffloadActivations(config.offload());
         try (Trainer trainer = new Trainer(decoder, adapter.parameters(), adapter.slot(), config.dropout(), settings,
                 MOST, RandomBatch.largest(batch), null)) {
             trainer.step(batch);
@@ -45,7 +46,8 @@ final class TrainBench {
             String what = String.format("training step, %d x %d tokens, r = %d%s%s", config.batch(), config.length(),
                     config.rank(), config.checkpointing() ? ", checkpointing" : "",
                     config.dropout() == 0 ? "" : ", dropout " + config.dropout())
-                    + (config.resident().equals(Residency.ALL) ? "" : ", paged optimizer");
+                    + (config.resident().equals(Residency.ALL) ? "" : ", paged optimizer")
+                    + (config.offload() ? ", offloaded inputs" : "");
             report.accept(Figure.rate("step", what, BenchRun.threads(backend), t, tokens, "tok/s", work, Bound.FLOPS,
                     ceilings.flops()).with("gflop_per_s", work / 1e9 / t.median()));
             report.accept(memory("step.memory", "peak of the step: sum of allocations", backend.ledger().peak()));

@@ -104,6 +104,9 @@ final class Bench implements Callable<Integer> {
     private Path json;
 
     @Mixin
+    private OffloadOptions offload;
+
+    @Mixin
     private BackendOptions backend;
 
     @Mixin
@@ -133,7 +136,7 @@ final class Bench implements Callable<Integer> {
         int[] size = matrix(kernels);
         BenchSettings settings = new BenchSettings(seconds, compute.dtype(), size[0], size[1], rank, dropout, batch,
                 length, checkpointing, prefill, prompt, newTokens, BenchSettings.FOOTPRINT,
-                Residency.parse(resident));
+                Residency.parse(resident), offload.activations());
         PrintWriter out = spec.commandLine().getOut();
         try (Backend opened = backend.open()) {
             BenchRun.Source source = wanted.stream().noneMatch(Target::needsModel) ? null

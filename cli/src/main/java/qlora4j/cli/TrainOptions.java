@@ -171,6 +171,9 @@ final class TrainOptions {
     @Mixin
     private SelectionOptions selection;
 
+    @Mixin
+    private OffloadOptions offload;
+
     /** The adapter. */
     LoraConfig lora(String model) {
         boolean regex = targets.size() == 1 && !targets.getFirst().matches("[\\w.-]*");
@@ -198,7 +201,7 @@ final class TrainOptions {
                                 optimizer.equals(OPTIM_8BIT)),
                         Residency.parse(resident),
                         checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlus,
-                        Selection.LAST, false, 0));
+                        Selection.LAST, false, 0, offload.activations()));
     }
 
     /** The seed of everything random. */

@@ -18,6 +18,7 @@ final class CudaHostCopies implements HostCopies {
     private final CudaBackend backend;
     private final CUstream copies = new CUstream();
     private final CUevent computed = new CUevent();
+    private final CUevent copied = new CUevent();
     private final List<MemorySegment> pinned = new ArrayList<>();
     private boolean closed;
 
@@ -26,6 +27,7 @@ final class CudaHostCopies implements HostCopies {
         backend.context().enter();
         check(JCudaDriver.cuStreamCreate(copies, CUstream_flags.CU_STREAM_NON_BLOCKING), "cuStreamCreate");
         check(JCudaDriver.cuEventCreate(computed, CUevent_flags.CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+        check(JCudaDriver.cuEventCreate(copied, CUevent_flags.CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     }
 
     @Override
@@ -39,20 +41,46 @@ final class CudaHostCopies implements HostCopies {
 
     @Override
     public synchronized void toHost(Tensor device, MemorySegment host) {
-        backend.context().enter();
-        check(JCudaDriver.cuEventRecord(computed, backend.queue()), "cuEventRecord");
-        check(JCudaDriver.cuStreamWaitEvent(copies, computed, 0), "cuStreamWaitEvent");
-        check(JCudaDriver.cuMemcpyDtoHAsync(Address.host(host), Address.device(device.data().address()), device.bytes(),
-                copies), "cuMemcpyDtoHAsync");
+        beginToHost(device, host);
         check(JCudaDriver.cuStreamSynchronize(copies), "cuStreamSynchronize");
     }
 
     @Override
     public synchronized void toDevice(MemorySegment host, Tensor device) {
         backend.context().enter();
+        copyToDevice(host, device);
+        check(JCudaDriver.cuStreamSynchronize(copies), "cuStreamSynchronize");
+    }
+
+    @Override
+    public synchronized void beginToHost(Tensor device, MemorySegment host) {
+        waitForQueue();
+        check(JCudaDriver.cuMemcpyDtoHAsync(Address.host(host), Address.device(device.data().address()), device.bytes(),
+                copies), "cuMemcpyDtoHAsync");
+    }
+
+    @Override
+    public synchronized void beginToDevice(MemorySegment host, Tensor device) {
+        waitForQueue();
+        copyToDevice(host, device);
+    }
+
+    @Override
+    public synchronized void queueWaits() {
+        backend.context().enter();
+        check(JCudaDriver.cuEventRecord(copied, copies), "cuEventRecord");
+        check(JCudaDriver.cuStreamWaitEvent(backend.queue(), copied, 0), "cuStreamWaitEvent");
+    }
+
+    private void waitForQueue() {
+        backend.context().enter();
+        check(JCudaDriver.cuEventRecord(computed, backend.queue()), "cuEventRecord");
+        check(JCudaDriver.cuStreamWaitEvent(copies, computed, 0), "cuStreamWaitEvent");
+    }
+
+    private void copyToDevice(MemorySegment host, Tensor device) {
         check(JCudaDriver.cuMemcpyHtoDAsync(Address.device(device.data().address()), Address.host(host), device.bytes(),
                 copies), "cuMemcpyHtoDAsync");
-        check(JCudaDriver.cuStreamSynchronize(copies), "cuStreamSynchronize");
     }
 
     @Override
@@ -65,6 +93,7 @@ final class CudaHostCopies implements HostCopies {
         check(JCudaDriver.cuStreamSynchronize(copies), "cuStreamSynchronize");
         pinned.forEach(Staging::unpin);
         check(JCudaDriver.cuEventDestroy(computed), "cuEventDestroy");
+        check(JCudaDriver.cuEventDestroy(copied), "cuEventDestroy");
         check(JCudaDriver.cuStreamDestroy(copies), "cuStreamDestroy");
     }
 }

@@ -20,6 +20,8 @@ import qlora4j.lora.Linear.Adapters;
 import qlora4j.model.Adapter;
 import qlora4j.model.Decoder;
 import qlora4j.model.Decoder.LossOptions;
+import qlora4j.model.HostLayerInputs;
+import qlora4j.model.LayerInputStore;
 import qlora4j.model.TokenBatch;
 import qlora4j.optim.AdamHyper;
 import qlora4j.optim.AdamW;
@@ -116,13 +118,19 @@ class TrainingGpuTest {
 
     /** The losses of 200 steps that learn four sequences by heart, with dropout. */
     private static double[] curve(Backend backend, Path model, DType type, boolean checkpointing, Residency residency) {
+        return curve(backend, model, type, checkpointing, residency, false);
+    }
+
+    private static double[] curve(Backend backend, Path model, DType type, boolean checkpointing, Residency residency,
+            boolean offload) {
         Random random = new Random(Gpu.SEED + 1);
         TokenBatch batch = TinyModels.labelled(TinyModels.sequences(random, LENGTH, LENGTH, LENGTH, LENGTH));
         Decoder decoder = TinyModels.load(model, backend, type, true);
-        LossOptions options = new LossOptions(true, checkpointing);
         AdamHyper hyper = AdamHyper.defaults(AdamHyper.Formula.BITSANDBYTES);
         double[] losses = new double[STEPS];
-        try (Backend host = Backends.open(Backend.SCALAR); Adapter adapter = TinyModels.adapter(decoder, 0, 8, 5);
+        try (Backend host = Backends.open(Backend.SCALAR);
+                LayerInputStore inputs = offload ? HostLayerInputs.open(decoder, batch.rows()) : null;
+                Adapter adapter = TinyModels.adapter(decoder, 0, 8, 5);
                 Stream stream = backend.openStream();
                 Allocation scalars = backend.allocate(192, MemoryUse.WORKSPACE);
                 AdamW adam = new AdamW(backend, adapter.parameters(), Map.of(ParameterStore.DEFAULT_GROUP, hyper),
@@ -131,6 +139,7 @@ class TrainingGpuTest {
             Tensor loss = scalars.tensor(64, DType.F64, 1);
             Tensor step = scalars.tensor(128, DType.I32, 1);
             Adapters use = new Adapters(0, null, new Dropout(0.05, Gpu.SEED, step, null, null));
+            LossOptions options = new LossOptions(true, checkpointing, inputs);
             ArenaPlan plan = ArenaPlan.of(s -> decoder.loss(s, batch, use, options, scale, loss, null));
             backend.upload(Tensor.of(new float[]{1f / (SEQUENCES * (LENGTH - 3))}, 1), scale);
             try (Allocation arena = backend.allocate(plan.bytes(), MemoryUse.ACTIVATIONS)) {
@@ -194,5 +203,6 @@ class TrainingGpuTest {
                 new Random(Gpu.SEED));
         double[] first = curve(CUDA, model, DType.BF16, false, Residency.ALL);
         assertThat(curve(CUDA, model, DType.BF16, true, Residency.parse("0%"))).isEqualTo(first);
+        assertThat(curve(CUDA, model, DType.BF16, true, Residency.ALL, true)).as("offloaded inputs").isEqualTo(first);
     }
 }

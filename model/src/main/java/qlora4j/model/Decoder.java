@@ -246,9 +246,25 @@ public final class Decoder {
         s.release(n);
     }
 
-    /** How a loss is computed. */
-    public record LossOptions(boolean gradients, boolean checkpointing) {
+    /**
+     * How a loss is computed.
+     *
+     * @param inputs where the inputs of checkpointed layers are kept; null: on the device
+     */
+    public record LossOptions(boolean gradients, boolean checkpointing, LayerInputStore inputs) {
         public static final LossOptions EVALUATE = new LossOptions(false, false);
+
+        public LossOptions {
+            if (inputs != null && !checkpointing) {
+                throw new IllegalArgumentException("--offload-activations needs --gradient-checkpointing: it moves the"
+                        + " inputs of checkpointed layers to host memory");
+            }
+        }
+
+        /** All that is kept is kept on the device. */
+        public LossOptions(boolean gradients, boolean checkpointing) {
+            this(gradients, checkpointing, null);
+        }
     }
 
     /**
@@ -296,17 +312,35 @@ public final class Decoder {
         Tensor[] inputs = new Tensor[n + 1];
         DecoderLayer.Saved[] saved = new DecoderLayer.Saved[n];
         inputs[0] = first;
+        LayerInputStore store = options.inputs;
         for (int i = 0; i < n; i++) {
+            // The last layer's input is needed again at once.
+            boolean away = store != null && i < n - 1;
+            if (away) {
+                store.put(s, i, inputs[i]);
+            }
             inputs[i + 1] = s.take(type, first.rows(), config.hidden());
             saved[i] = layers.get(i).forward(s, b, table, adapters, null, inputs[i], inputs[i + 1]);
             if (options.checkpointing) {
                 saved[i].release(s);
+            }
+            if (away) {
+                store.settle(s);
+                s.release(inputs[i]);
             }
         }
         Tensor dh = head(s, adapters, inputs[n], index, labels, scale, loss, nll, true);
         s.release(inputs[n]);
         for (int i = n - 1; i >= 0; i--) {
             DecoderLayer layer = layers.get(i);
+            if (store != null && i < n - 1) {
+                store.settle(s);
+            }
+            if (store != null && i > 0) {
+                // Fetched while this layer is worked on.
+                inputs[i - 1] = s.take(type, first.rows(), config.hidden());
+                store.get(s, i - 1, inputs[i - 1]);
+            }
             DecoderLayer.Saved a = options.checkpointing
                     ? layer.forward(s, b, table, adapters, null, inputs[i], null)
                     : saved[i];

@@ -13,6 +13,15 @@ public interface HostCopies extends AutoCloseable {
     /** Copies and returns when the copy is done; nothing that is enqueued may use {@code device}. */
     void toDevice(MemorySegment host, Tensor device);
 
+    /** Begins a copy, which runs once all work enqueued so far is done. */
+    void beginToHost(Tensor device, MemorySegment host);
+
+    /** Begins a copy, which runs once all work enqueued so far and all copies begun before are done. */
+    void beginToDevice(MemorySegment host, Tensor device);
+
+    /** Work enqueued from now on runs after all copies begun so far. */
+    void queueWaits();
+
     @Override
     void close();
 }

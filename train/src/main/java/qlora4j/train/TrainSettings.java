@@ -33,12 +33,18 @@ import qlora4j.tensor.ParameterStore;
  * @param selection which checkpoint the run ends with, and whether it stops early
  * @param groupByLength whether rows of about the same length are put into the same step
  * @param neftuneAlpha the noise on embeddings in training (Jain et al. 2023, NEFTune); 0: none
+ * @param offloadActivations whether the inputs of checkpointed layers wait in host memory below a GPU
  */
 public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int accumulation, int maxLength,
         double learningRate, Schedule schedule, double warmupRatio, double maxGradNorm, AdamHyper adam,
         Residency resident, boolean checkpointing, int loggingSteps, int saveSteps, int saveLimit, int evalSteps,
-        long seed, double loraPlusRatio, Selection selection, boolean groupByLength, double neftuneAlpha) {
+        long seed, double loraPlusRatio, Selection selection, boolean groupByLength, double neftuneAlpha,
+        boolean offloadActivations) {
     public TrainSettings {
+        if (offloadActivations && !checkpointing) {
+            throw new IllegalArgumentException("--offload-activations needs --gradient-checkpointing: it moves the"
+                    + " inputs of checkpointed layers to host memory");
+        }
         if (!(neftuneAlpha >= 0) || Double.isInfinite(neftuneAlpha)) {
             throw new IllegalArgumentException("--neftune-noise-alpha " + neftuneAlpha
                     + ": must be a number of 0 or more");
@@ -76,7 +82,7 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
             long seed) {
         this(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule, warmupRatio,
                 maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps, seed, 1,
-                Selection.LAST, false, 0);
+                Selection.LAST, false, 0, false);
     }
 
     private static void atLeast(String flag, int value, int least) {
@@ -131,21 +137,28 @@ public record TrainSettings(int maxSteps, double epochs, int perDeviceBatch, int
     public TrainSettings withSelection(Selection other) {
         return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
                 warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
-                seed, loraPlusRatio, other, groupByLength, neftuneAlpha);
+                seed, loraPlusRatio, other, groupByLength, neftuneAlpha, offloadActivations);
     }
 
     /** The same with rows grouped by length or not, and with noise on embeddings (0: none). */
     public TrainSettings with(boolean grouped, double noise) {
         return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
                 warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
-                seed, loraPlusRatio, selection, grouped, noise);
+                seed, loraPlusRatio, selection, grouped, noise, offloadActivations);
+    }
+
+    /** The same with layer inputs on the device or in host memory. */
+    public TrainSettings withOffloadActivations(boolean on) {
+        return new TrainSettings(maxSteps, epochs, perDeviceBatch, accumulation, maxLength, learningRate, schedule,
+                warmupRatio, maxGradNorm, adam, resident, checkpointing, loggingSteps, saveSteps, saveLimit, evalSteps,
+                seed, loraPlusRatio, selection, groupByLength, neftuneAlpha, on);
     }
 
     private TrainSettings with(int steps, int rows, int microBatches, int length, double rate, AdamHyper hyper,
             Residency share, boolean again) {
         return new TrainSettings(steps, epochs, rows, microBatches, length, rate, schedule, warmupRatio, maxGradNorm,
                 hyper, share, again, loggingSteps, saveSteps, saveLimit, evalSteps, seed, loraPlusRatio, selection,
-                groupByLength, neftuneAlpha);
+                groupByLength, neftuneAlpha, offloadActivations);
     }
 
     /** The steps of a run over data that takes {@code stepsPerEpoch}. */

@@ -7,6 +7,8 @@ import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.model.Decoder;
 import qlora4j.model.Decoder.LossOptions;
+import qlora4j.model.HostLayerInputs;
+import qlora4j.model.LayerInputStore;
 import qlora4j.model.TokenBatch;
 import qlora4j.optim.AdamW;
 import qlora4j.optim.FilePageStore;
@@ -40,6 +42,7 @@ public final class Trainer implements AutoCloseable {
     private final AdamW optimizer;
     private final Adapters training;
     private final Adapters evaluating;
+    private final LayerInputStore inputs;
     private final Tensor scale;
     private final Tensor loss;
     private final Tensor stepNumber;
@@ -77,6 +80,7 @@ public final class Trainer implements AutoCloseable {
         stepNumber = scalars.tensor(2 * ArenaPlan.ALIGNMENT, DType.I32, 1);
         evaluating = new Adapters(slot, null, null);
         training = training(slot, dropout, settings.seed(), stepNumber);
+        inputs = settings.offloadActivations() ? HostLayerInputs.open(decoder, largest.rows()) : null;
         plan = ArenaPlan.of(s -> decoder.loss(s, largest, training, options(), scale, loss, null));
         arena = backend.allocate(Math.max(1, plan.bytes()), MemoryUse.ACTIVATIONS);
     }
@@ -91,7 +95,7 @@ public final class Trainer implements AutoCloseable {
     }
 
     private LossOptions options() {
-        return new LossOptions(true, settings.checkpointing());
+        return new LossOptions(true, settings.checkpointing(), inputs);
     }
 
     /** Steps done. */
@@ -234,6 +238,9 @@ public final class Trainer implements AutoCloseable {
     public void close() {
         stream.close();
         optimizer.close();
+        if (inputs != null) {
+            inputs.close();
+        }
         scalars.close();
         arena.close();
     }
