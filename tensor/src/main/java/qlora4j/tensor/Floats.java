@@ -25,11 +25,7 @@ public final class Floats {
         MemorySegment d = t.data();
         switch (t.dtype()) {
             case F32 -> Lanes.load(d, from * 4, n, out, at);
-            case BF16 -> {
-                for (int i = 0; i < n; i++) {
-                    out[at + i] = DType.bf16ToFloat(d.get(SHORT, (from + i) * 2));
-                }
-            }
+            case BF16 -> VectorBf16.load(d, from * 2, n, out, at);
             case F16 -> {
                 for (int i = 0; i < n; i++) {
                     out[at + i] = Float.float16ToFloat(d.get(SHORT, (from + i) * 2));
@@ -44,6 +40,7 @@ public final class Floats {
         MemorySegment d = t.data();
         switch (t.dtype()) {
             case F32 -> Lanes.add(d, from * 4, n, sum, at);
+            case BF16 -> VectorBf16.add(d, from * 2, n, sum, at);
             default -> {
                 for (int i = 0; i < n; i++) {
                     sum[at + i] += (float) t.get(from + i);
@@ -57,11 +54,7 @@ public final class Floats {
         MemorySegment d = t.data();
         switch (t.dtype()) {
             case F32 -> Lanes.store(in, at, n, d, from * 4);
-            case BF16 -> {
-                for (int i = 0; i < n; i++) {
-                    d.set(SHORT, (from + i) * 2, DType.floatToBf16(in[at + i]));
-                }
-            }
+            case BF16 -> VectorBf16.store(in, at, n, d, from * 2);
             case F16 -> {
                 for (int i = 0; i < n; i++) {
                     d.set(SHORT, (from + i) * 2, Float.floatToFloat16(in[at + i]));
