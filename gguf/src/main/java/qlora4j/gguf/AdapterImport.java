@@ -32,6 +32,10 @@ final class AdapterImport {
         if (!metadata.text(AdapterExport.TYPE).equals(AdapterExport.LORA)) {
             throw metadata.wrong(AdapterExport.TYPE, AdapterExport.LORA);
         }
+        double alpha = metadata.number(AdapterExport.ALPHA);
+        if (!(alpha > 0 && alpha < Double.POSITIVE_INFINITY)) {
+            throw metadata.wrong(AdapterExport.ALPHA, "a positive number");
+        }
         DecoderConfig config = DecoderConfig.read(base);
         String modelType = config.architecture().modelType();
         if (!metadata.text(ConfigImport.ARCHITECTURE).equals(GgufExport.architecture(modelType))) {
@@ -48,7 +52,7 @@ final class AdapterImport {
                     ? TensorNames.huggingFace(name.substring(0, name.length() - AdapterExport.A.length()))
                     : null;
             if (weight == null || !weight.endsWith(TensorNames.WEIGHT) || tensor.shape().length != 2
-                    || !tensor.type().isReadable()) {
+                    || tensor.elements() == 0 || !tensor.type().isReadable()) {
                 throw new GgufException(Kind.BAD_TENSOR, gguf.file(), "tensor " + tensor + " is not part of a LoRA"
                         + " adapter on linear layers");
             }
@@ -85,7 +89,7 @@ final class AdapterImport {
                 others.put(module, Math.toIntExact(weights.a().dim(0)));
             }
         });
-        LoraConfig lora = new LoraConfig(rank, metadata.number(AdapterExport.ALPHA), 0,
+        LoraConfig lora = new LoraConfig(rank, alpha, 0,
                 new ArrayList<>(modules.keySet()), base.toString(), 0).withPatterns(others, Map.of());
         GgufImport.claim(target, List.of(PeftAdapter.CONFIG, PeftAdapter.WEIGHTS), "an adapter");
         PeftAdapter.write(target, lora, modules);

@@ -71,7 +71,7 @@ public final class Gguf implements AutoCloseable {
 
     /** A tensor's bytes in the mapping, read-only; they may be used until the file is closed. */
     public MemorySegment segment(GgufTensor tensor) {
-        return bytes.asSlice(tensor.offset(), tensor.bytes());
+        return bytes.asSlice(Math.min(tensor.offset(), bytes.byteSize()), tensor.bytes());
     }
 
     /** Unmaps the file. Closing twice is harmless. */

@@ -236,7 +236,8 @@ final class GgufParser {
 
     /** Checks that the tensors lie in the file, aligned and apart; the order of the result is that of the header. */
     private Map<String, GgufTensor> placed(List<Declared> declared, long start, int alignment) throws GgufException {
-        long available = bytes.byteSize() - start;
+        // Without data the file may end before the first aligned byte.
+        long available = Math.max(0, bytes.byteSize() - start);
         Map<String, GgufTensor> tensors = new LinkedHashMap<>();
         for (Declared t : declared) {
             String what = "tensor " + GgufException.quote(t.name);
@@ -244,10 +245,10 @@ final class GgufParser {
                 throw error(Kind.UNALIGNED_TENSOR, what + " starts at byte " + Long.toUnsignedString(t.offset)
                         + " of the data, which is no multiple of the alignment " + alignment);
             }
-            if (t.offset < 0 || t.bytes > 0 && (t.offset > available || t.bytes > available - t.offset)) {
+            if (t.offset < 0 || t.offset > available || t.bytes > available - t.offset) {
                 throw error(Kind.TENSOR_PAST_END, what + " takes " + t.bytes + " bytes from byte "
                         + Long.toUnsignedString(t.offset) + " of the data, of which there are "
-                        + Math.max(available, 0) + "; is the file cut short?");
+                        + available + "; is the file cut short?");
             }
             GgufTensor tensor = new GgufTensor(t.name, t.type, t.shape, start + t.offset, t.bytes);
             if (tensors.put(t.name, tensor) != null) {

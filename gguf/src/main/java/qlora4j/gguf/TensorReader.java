@@ -33,11 +33,14 @@ final class TensorReader {
         MemorySegment data = gguf.segment(tensor);
         // A vector whose elements are to be reordered is a matrix of one column.
         long row = layout != null && tensor.shape().length == 1 ? 1 : tensor.rowElements();
-        long rows = row == 0 ? 0 : tensor.elements() / row;
-        int rowBytes = Math.toIntExact(tensor.type().bytes(row));
-        if (row > Integer.MAX_VALUE) {
+        if (tensor.elements() == 0) {
+            return;
+        }
+        long rows = tensor.elements() / row;
+        if (Math.max(row, tensor.type().bytes(row)) > Integer.MAX_VALUE) {
             throw new IOException(gguf.file() + ": tensor " + tensor.name() + " has rows of " + row + " elements");
         }
+        int rowBytes = (int) tensor.type().bytes(row);
         int most = (int) Math.max(1, Math.min(rows, PIECE / Math.max(1, row)));
         byte[] bytes = new byte[Math.multiplyExact(most, rowBytes)];
         float[] values = new float[Math.multiplyExact(most, (int) row)];

@@ -3,6 +3,7 @@ package qlora4j.gguf;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import java.io.CharConversionException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -41,6 +42,8 @@ final class TokenizerExport {
             this.json = JSON.readTree(Files.readAllBytes(file));
         } catch (JsonProcessingException e) {
             throw new IOException(file + ": not a tokenizer's JSON: " + e.getOriginalMessage(), e);
+        } catch (CharConversionException e) {
+            throw new IOException(file + ": not a tokenizer's JSON: not in UTF-8: " + e.getMessage(), e);
         }
         this.model = json.path("model");
     }

@@ -3,6 +3,7 @@ package qlora4j.hub;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import java.io.CharConversionException;
 import java.io.IOException;
 import java.io.InputStream;
 import java.net.URLEncoder;
@@ -70,6 +71,8 @@ record RepoListing(String commit, List<String> names) {
         } catch (JsonProcessingException e) {
             throw new HubException(Kind.BAD_ANSWER, repo + ": the hub's answer is not JSON: " + e.getOriginalMessage(),
                     e);
+        } catch (CharConversionException e) {
+            throw new HubException(Kind.BAD_ANSWER, repo + ": the hub's answer is not in UTF-8: " + e.getMessage(), e);
         }
         throw new HubException(Kind.BAD_ANSWER, repo + ": the hub's answer is no object");
     }
@@ -130,6 +133,8 @@ record RepoListing(String commit, List<String> names) {
             map = JSON.readTree(index).path("weight_map");
         } catch (JsonProcessingException e) {
             throw new HubException(Kind.BAD_ANSWER, repo + ": " + INDEX + " is not JSON: " + e.getOriginalMessage(), e);
+        } catch (CharConversionException e) {
+            throw new HubException(Kind.BAD_ANSWER, repo + ": " + INDEX + " is not in UTF-8: " + e.getMessage(), e);
         }
         Set<String> shards = new TreeSet<>();
         for (JsonNode shard : map) {

@@ -5,7 +5,6 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
-import java.util.regex.Pattern;
 
 /**
  * What an adapter is: PEFT's {@code LoraConfig} as far as it is supported.
@@ -91,21 +90,25 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
      */
     public record Patterns(Map<String, Integer> rank, Map<String, Double> alpha) {
         public static final Patterns NONE = new Patterns(Map.of(), Map.of());
+        private static final String RANK_PATTERN = "--rank-pattern";
+        private static final String ALPHA_PATTERN = "--alpha-pattern";
 
         public Patterns {
             rank = Collections.unmodifiableMap(new LinkedHashMap<>(rank));
             alpha = Collections.unmodifiableMap(new LinkedHashMap<>(alpha));
-            rank.forEach((key, r) -> checkRank("--rank-pattern " + key + "=", r));
-            alpha.forEach((key, a) -> checkAlpha("--alpha-pattern " + key + "=", a));
+            rank.forEach((key, r) -> checkRank(RANK_PATTERN + " " + key + "=", r));
+            alpha.forEach((key, a) -> checkAlpha(ALPHA_PATTERN + " " + key + "=", a));
+            rank.keySet().forEach(key -> ModulePattern.check(RANK_PATTERN, key));
+            alpha.keySet().forEach(key -> ModulePattern.check(ALPHA_PATTERN, key));
         }
 
         public boolean isEmpty() {
             return rank.isEmpty() && alpha.isEmpty();
         }
 
-        private static <V> V of(Map<String, V> values, String module, V otherwise) {
+        private static <V> V of(String flag, Map<String, V> values, String module, V otherwise) {
             for (Map.Entry<String, V> e : values.entrySet()) {
-                if (Pattern.compile("(.*\\.)?(" + e.getKey() + ")$").matcher(module).lookingAt()) {
+                if (ModulePattern.beginning(flag, "(.*\\.)?(", e.getKey(), ")$", module) != null) {
                     return e.getValue();
                 }
             }
@@ -148,12 +151,12 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
 
     /** The rank of a module's adapter. */
     public int rank(String module) {
-        return Patterns.of(patterns.rank, module, rank);
+        return Patterns.of(Patterns.RANK_PATTERN, patterns.rank, module, rank);
     }
 
     /** What {@code B·A·x} of a module is multiplied with: alpha / r, or alpha / √r. */
     public double scale(String module) {
-        double a = Patterns.of(patterns.alpha, module, alpha);
+        double a = Patterns.of(Patterns.ALPHA_PATTERN, patterns.alpha, module, alpha);
         int r = rank(module);
         return rsLora ? a / Math.sqrt(r) : a / r;
     }

@@ -96,7 +96,8 @@ public final class PeftAdapter implements AutoCloseable {
             return new PeftAdapter(directory, file, config, modules, whole);
         } catch (IllegalArgumentException e) {
             file.close();
-            throw new IOException(e.getMessage(), e);
+            String where = e.getMessage().startsWith(weights.toString()) ? "" : configFile + ": ";
+            throw new IOException(where + e.getMessage(), e);
         } catch (IOException | RuntimeException | Error e) {
             file.close();
             throw e;

@@ -11,6 +11,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.CharConversionException;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
@@ -101,6 +102,8 @@ final class PeftConfig {
             json = JSON.readTree(utf8);
         } catch (JacksonException e) {
             throw new IOException(file + ": not valid JSON: " + e.getOriginalMessage(), e);
+        } catch (CharConversionException e) {
+            throw new IOException(file + ": not valid JSON: not in UTF-8: " + e.getMessage(), e);
         }
         if (!json.isObject()) {
             throw new IOException(file + ": not a JSON object, so not an adapter's configuration");
@@ -132,7 +135,7 @@ final class PeftConfig {
         try {
             return new Read(new LoraConfig(rank.intValue(), number(file, json, ALPHA),
                     json.hasNonNull(DROPOUT) ? number(file, json, DROPOUT) : 0, targets(file, json, targeted),
-                    patterns(file, json), json.path(RSLORA).asBoolean(), json.path(DORA).asBoolean(),
+                    patterns(file, json), flag(file, json, RSLORA), flag(file, json, DORA),
                     LoraConfig.Bias.named(json.path(BIAS).asText("none")), names(file, json, SAVED),
                     LoraConfig.Init.KAIMING, base.isTextual() ? base.textValue() : null, 0), targeted, unknown);
         } catch (IllegalArgumentException e) {
@@ -146,6 +149,15 @@ final class PeftConfig {
             default -> READ.contains(name) || FREE.contains(name) || value.equals(expected) || value.isNull()
                     || value.isContainerNode() && value.isEmpty();
         };
+    }
+
+    /** False where the field is missing or null. */
+    private static boolean flag(Path file, JsonNode json, String name) throws IOException {
+        JsonNode value = json.path(name);
+        if (!value.isBoolean() && !value.isMissingNode() && !value.isNull()) {
+            throw new IOException(file + ": " + name + " is " + value + "; it must be true or false");
+        }
+        return value.asBoolean();
     }
 
     private static double number(Path file, JsonNode json, String name) throws IOException {
@@ -167,7 +179,7 @@ final class PeftConfig {
         boolean regex = json.path(EXCLUDE).isTextual();
         List<Integer> layers = new ArrayList<>();
         for (JsonNode layer : json.path(LAYERS).isArray() ? json.path(LAYERS) : List.of(json.path(LAYERS))) {
-            if (layer.isIntegralNumber()) {
+            if (layer.isIntegralNumber() && layer.canConvertToInt()) {
                 layers.add(layer.intValue());
             } else if (!layer.isMissingNode() && !layer.isNull()) {
                 throw new IOException(file + ": " + LAYERS + " is " + json.get(LAYERS)
@@ -186,7 +198,7 @@ final class PeftConfig {
         Map<String, Integer> ranks = new LinkedHashMap<>();
         Map<String, Double> alphas = new LinkedHashMap<>();
         for (Map.Entry<String, JsonNode> e : json.path(RANKS).properties()) {
-            if (!e.getValue().isIntegralNumber()) {
+            if (!e.getValue().isIntegralNumber() || !e.getValue().canConvertToInt()) {
                 throw new IOException(file + ": " + RANKS + " has " + e + "; a rank is a whole number");
             }
             ranks.put(e.getKey(), e.getValue().intValue());

@@ -7,8 +7,6 @@ import java.util.List;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.regex.Matcher;
-import java.util.regex.Pattern;
-import java.util.regex.PatternSyntaxException;
 
 /**
  * Which modules get an adapter, by PEFT's rules ({@code check_target_module_exists} of release 0.21): a name means a
@@ -25,7 +23,9 @@ import java.util.regex.PatternSyntaxException;
  */
 public record TargetModules(List<String> names, String pattern, List<String> exclude, String excludePattern,
         List<Integer> layers, List<String> layersPattern) {
-    private static final String NAMED_GROUP = "(?P<";
+    private static final String TARGETS = "--target-modules";
+    private static final String EXCLUDE = "--exclude-modules";
+    private static final String LAYERS_PATTERN = "--layers-pattern";
 
     /** Checks every field. */
     public TargetModules {
@@ -34,25 +34,25 @@ public record TargetModules(List<String> names, String pattern, List<String> exc
         layers = List.copyOf(layers);
         layersPattern = List.copyOf(layersPattern);
         if (names.isEmpty() == (pattern == null)) {
-            throw new IllegalArgumentException("--target-modules: give " + LoraConfig.ALL_LINEAR
+            throw new IllegalArgumentException(TARGETS + ": give " + LoraConfig.ALL_LINEAR
                     + ", at least one name, or one regular expression");
         }
         Set<String> seen = new HashSet<>();
         for (String target : names) {
             if (target.isBlank()) {
-                throw new IllegalArgumentException("--target-modules: a name is empty in " + names);
+                throw new IllegalArgumentException(TARGETS + ": a name is empty in " + names);
             }
             if (!seen.add(target)) {
-                throw new IllegalArgumentException("--target-modules: " + target + " is given twice");
+                throw new IllegalArgumentException(TARGETS + ": " + target + " is given twice");
             }
         }
         if (seen.contains(LoraConfig.ALL_LINEAR) && seen.size() > 1) {
-            throw new IllegalArgumentException("--target-modules: " + LoraConfig.ALL_LINEAR
+            throw new IllegalArgumentException(TARGETS + ": " + LoraConfig.ALL_LINEAR
                     + " already stands for every linear layer; leave the other names out of " + names);
         }
-        compile("--target-modules", pattern);
-        compile("--exclude-modules", excludePattern);
-        layersPattern.forEach(p -> compile("--layers-pattern", p));
+        ModulePattern.check(TARGETS, pattern);
+        ModulePattern.check(EXCLUDE, excludePattern);
+        layersPattern.forEach(p -> ModulePattern.check(LAYERS_PATTERN, p));
         for (int layer : layers) {
             if (layer < 0) {
                 throw new IllegalArgumentException("--layers-to-transform " + layer + ": layers count from 0");
@@ -66,16 +66,6 @@ public record TargetModules(List<String> names, String pattern, List<String> exc
     /** Modules by name. */
     public static TargetModules named(List<String> names) {
         return new TargetModules(names, null, List.of(), null, List.of(), List.of());
-    }
-
-    /** A pattern of Python's, whose named groups are spelled otherwise. */
-    private static Pattern compile(String flag, String regex) {
-        try {
-            return regex == null ? null : Pattern.compile(regex.replace(NAMED_GROUP, "(?<"));
-        } catch (PatternSyntaxException e) {
-            throw new IllegalArgumentException(flag + " " + regex + ": not a regular expression: "
-                    + e.getDescription(), e);
-        }
     }
 
     /** Whether every linear layer is meant. */
@@ -104,7 +94,7 @@ public record TargetModules(List<String> names, String pattern, List<String> exc
     public List<String> among(Collection<String> linearModules, Collection<String> saved) {
         for (String target : allLinear() ? List.<String>of() : names) {
             if (linearModules.stream().noneMatch(path -> ends(target, path))) {
-                throw new IllegalArgumentException("--target-modules: no linear layer is called " + target
+                throw new IllegalArgumentException(TARGETS + ": no linear layer is called " + target
                         + "; the names are " + lastParts(linearModules) + ", or " + LoraConfig.ALL_LINEAR
                         + " for all of them");
             }
@@ -116,7 +106,7 @@ public record TargetModules(List<String> names, String pattern, List<String> exc
             }
         }
         if (chosen.isEmpty()) {
-            throw new IllegalArgumentException("--target-modules" + (pattern == null ? "" : " " + pattern)
+            throw new IllegalArgumentException(TARGETS + (pattern == null ? "" : " " + pattern)
                     + ": no linear layer is left; their paths are such as " + linearModules.iterator().next()
                     + (layers.isEmpty() ? "" : ", --layers-to-transform is " + layers)
                     + (exclude.isEmpty() && excludePattern == null ? "" : ", and some are excluded"));
@@ -126,17 +116,17 @@ public record TargetModules(List<String> names, String pattern, List<String> exc
 
     /** Whether the module at {@code path} gets an adapter. */
     boolean matches(String path, Collection<String> saved) {
-        if (excludePattern != null && compile("--exclude-modules", excludePattern).matcher(path).matches()
+        if (excludePattern != null && ModulePattern.whole(EXCLUDE, excludePattern, path) != null
                 || exclude.stream().anyMatch(e -> ends(e, path))) {
             return false;
         }
         for (String module : saved) {
-            if (Pattern.compile("(^|.*\\.)" + module + "($|\\..*)").matcher(path).lookingAt()) {
+            if (ModulePattern.beginning("--modules-to-save", "(^|.*\\.)", module, "($|\\..*)", path) != null) {
                 return false;
             }
         }
         if (pattern != null) {
-            return compile("--target-modules", pattern).matcher(path).matches();
+            return ModulePattern.whole(TARGETS, pattern, path) != null;
         }
         if (names.contains(path)) {
             return true;
@@ -146,9 +136,10 @@ public record TargetModules(List<String> names, String pattern, List<String> exc
 
     private boolean inLayers(String path) {
         for (String before : layersPattern.isEmpty() ? List.of("[^.]*") : layersPattern) {
-            Matcher m = Pattern.compile("(?:^|.*?\\.)" + before + "\\.(\\d+)\\.").matcher(path);
-            if (m.lookingAt()) {
-                return layers.contains(Integer.parseInt(m.group(1)));
+            Matcher m =
+                    ModulePattern.beginning(LAYERS_PATTERN, "(?:^|.*?\\.)", before, "\\.(?<layer>\\d{1,9})\\.", path);
+            if (m != null) {
+                return layers.contains(Integer.parseInt(m.group("layer")));
             }
         }
         return false;

@@ -77,6 +77,11 @@ class LoraConfigTest {
         refused(() -> resolve(List.of(), "q_proj", List.of(), List.of(), List.of()),
                 "--target-modules q_proj: no linear layer is left");
         refused(() -> resolve(List.of(), "(", List.of(), List.of(), List.of()), "--target-modules (: not a regular");
+        // Unbounded, this one takes longer than anyone waits.
+        refused(() -> resolve(List.of(), "(?:(?:(?:.*)*.*)*.*)*=", List.of(), List.of(), List.of()),
+                "--target-modules (?:(?:(?:.*)*.*)*.*)*=: matching model.layers.0.self_attn.q_proj needs too many steps");
+        String many = "(a|.)*".repeat(20) + "=";
+        refused(() -> resolve(List.of(), many, List.of(), List.of(), List.of()), "--target-modules " + many);
         refused(() -> resolve(List.of("q_proj"), null, List.of(), List.of(-1), List.of()), "--layers-to-transform -1");
         refused(() -> resolve(List.of("q_proj"), null, List.of(), List.of(), List.of("layers")), "--layers-pattern");
     }

@@ -47,6 +47,8 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
     /** transformers' sliding_window and max_window_layers where a file leaves them out. */
     private static final int DEFAULT_WINDOW = 4096;
     private static final int DEFAULT_MAX_WINDOW_LAYERS = 28;
+    /** Far above any model's; what a configuration asks for is listed layer by layer before it is looked for. */
+    private static final int MAX_LAYERS = 4096;
     /** The only activation. */
     public static final String SILU = "silu";
 
@@ -112,6 +114,10 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
         positive("hidden_size", hidden);
         positive("intermediate_size", intermediate);
         positive("num_hidden_layers", layers);
+        if (layers > MAX_LAYERS) {
+            throw new IllegalArgumentException("num_hidden_layers " + layers + ": at most " + MAX_LAYERS
+                    + " are supported");
+        }
         positive("num_attention_heads", heads);
         positive("num_key_value_heads", kvHeads);
         positive("head_dim", headDim);

@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.CharConversionException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -27,6 +28,8 @@ record JsonFile(Path file, ObjectNode fields) {
         } catch (JsonProcessingException e) {
             throw new ModelFormatException(file, "not valid JSON: " + e.getOriginalMessage() + " (line "
                     + e.getLocation().getLineNr() + ")", e);
+        } catch (CharConversionException e) {
+            throw new ModelFormatException(file, "not valid JSON: not in UTF-8: " + e.getMessage(), e);
         }
         throw new ModelFormatException(file, "a JSON object is expected");
     }

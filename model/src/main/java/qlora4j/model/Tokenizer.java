@@ -136,12 +136,20 @@ public final class Tokenizer implements AutoCloseable {
      *
      * @param addSpecialTokens whether the tokenizer adds its own, such as a BOS; a rendered chat has them already
      * @throws IllegalArgumentException if the text has half a surrogate pair, which no UTF-8 can hold
+     * @throws IllegalStateException if {@code tokenizer.json} has a fault that shows only now
      */
     public int[] encode(String text, boolean addSpecialTokens) {
         checkOpen();
+        return LongStream.of(run(text, addSpecialTokens).getIds()).mapToInt(Math::toIntExact).toArray();
+    }
+
+    private Encoding run(String text, boolean addSpecialTokens) {
         checkPairs(text);
-        return LongStream.of(library.encode(text, addSpecialTokens, false).getIds()).mapToInt(Math::toIntExact)
-                .toArray();
+        try {
+            return library.encode(text, addSpecialTokens, false);
+        } catch (RuntimeException e) {
+            throw unusable(e);
+        }
     }
 
     private static void checkPairs(String text) {
@@ -175,8 +183,7 @@ public final class Tokenizer implements AutoCloseable {
      */
     public WithOffsets encodeWithOffsets(String text) {
         checkOpen();
-        checkPairs(text);
-        Encoding encoding = library.encode(text, false, false);
+        Encoding encoding = run(text, false);
         long[] ids = encoding.getIds();
         CharSpan[] spans = encoding.getCharTokenSpans();
         int[] starts = new int[ids.length];
@@ -211,6 +218,7 @@ public final class Tokenizer implements AutoCloseable {
      *
      * @param skipSpecial whether special tokens are left out
      * @throws IllegalArgumentException if the vocabulary lacks one of them
+     * @throws IllegalStateException if {@code tokenizer.json} has a fault that shows only now
      */
     public String decode(int[] ids, boolean skipSpecial) {
         checkOpen();
@@ -219,7 +227,17 @@ public final class Tokenizer implements AutoCloseable {
             check(ids[i]);
             wide[i] = ids[i];
         }
-        return library.decode(wide, skipSpecial);
+        try {
+            return library.decode(wide, skipSpecial);
+        } catch (RuntimeException e) {
+            throw unusable(e);
+        }
+    }
+
+    /** Some faults of a {@code tokenizer.json} show only when the library uses it. */
+    private IllegalStateException unusable(RuntimeException e) {
+        return new IllegalStateException(directory.resolve(FILE) + ": the tokenizers library cannot use it: "
+                + e.getMessage(), e);
     }
 
     /** The text that tokens, none of them to be skipped, add somewhere after the beginning. */

@@ -5,6 +5,7 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.core.JsonToken;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.json.JsonMapper;
+import java.io.CharConversionException;
 import java.io.IOException;
 import java.nio.file.Path;
 import java.util.BitSet;
@@ -22,6 +23,8 @@ final class TokenizerVocabulary {
     /** For values inside a stream: what follows them is the next field. */
     private static final JsonMapper STREAMING = new JsonMapper();
     private static final int BYTE_TOKEN_LENGTH = "<0x00>".length();
+    /** Sixty times the largest vocabulary there is; memory is proportional to the largest id. */
+    private static final int MAX_ID = (1 << 24) - 1;
 
     private final Path file;
     private final BitSet ids = new BitSet();
@@ -46,10 +49,12 @@ final class TokenizerVocabulary {
      */
     static TokenizerVocabulary read(Path file, Set<String> wanted) throws IOException {
         TokenizerVocabulary vocabulary = new TokenizerVocabulary(file, wanted);
-        try (JsonParser parser = STREAMING.createParser(file.toFile())) {
+        try (JsonParser parser = new StrictParser(STREAMING.createParser(file.toFile()))) {
             vocabulary.readFile(parser);
         } catch (JsonProcessingException e) {
             throw new ModelFormatException(file, "not a tokenizer's JSON: " + e.getOriginalMessage(), e);
+        } catch (CharConversionException e) {
+            throw new ModelFormatException(file, "not a tokenizer's JSON: not in UTF-8: " + e.getMessage(), e);
         }
         if (vocabulary.ids.isEmpty()) {
             throw new ModelFormatException(file, "the tokenizer has no vocabulary (\"model\".\"vocab\")");
@@ -65,10 +70,28 @@ final class TokenizerVocabulary {
             parser.nextToken();
             switch (field) {
                 case "added_tokens" -> readAdded(parser.readValueAsTree());
-                case "decoder" -> decoder = parser.readValueAsTree();
+                case "decoder" -> {
+                    decoder = parser.readValueAsTree();
+                    checkDecoder(decoder);
+                }
                 case "model" -> readModel(parser);
                 default -> parser.skipChildren();
             }
+        }
+    }
+
+    /**
+     * What makes the tokenizers library (0.21) end the process instead of reporting an error: a Strip that cuts from the
+     * end, on a shorter token. A decoder without a type is one too, where its fields are.
+     */
+    private void checkDecoder(JsonNode step) throws ModelFormatException {
+        JsonNode stop = step.path("stop");
+        if (!stop.isMissingNode() && !(stop.isIntegralNumber() && stop.bigIntegerValue().signum() == 0)) {
+            throw new ModelFormatException(file, "a decoder of type Strip with \"stop\" " + stop
+                    + " is not supported; with 0 it is");
+        }
+        for (JsonNode inner : step.path("decoders")) {
+            checkDecoder(inner);
         }
     }
 
@@ -87,8 +110,13 @@ final class TokenizerVocabulary {
         if (!parser.isExpectedStartObjectToken()) {
             throw new ModelFormatException(file, "\"model\" is no object");
         }
+        boolean prefixed = false;
+        boolean merges = false;
         for (String field = parser.nextFieldName(); field != null; field = parser.nextFieldName()) {
             JsonToken start = parser.nextToken();
+            prefixed |= field.equals("continuing_subword_prefix") && start == JsonToken.VALUE_STRING
+                    && !parser.getText().isEmpty();
+            merges |= field.equals("merges");
             if (!field.equals("vocab")) {
                 parser.skipChildren();
             } else if (start == JsonToken.START_OBJECT) {
@@ -104,11 +132,16 @@ final class TokenizerVocabulary {
                 }
             }
         }
+        // The library cuts the prefix off the merges' tokens without looking whether they have it, and ends the process.
+        if (prefixed && merges) {
+            throw new ModelFormatException(file, "a \"continuing_subword_prefix\" in a BPE model is not supported");
+        }
     }
 
     private void add(String text, int id) throws ModelFormatException {
-        if (id < 0) {
-            throw new ModelFormatException(file, "token \"" + text + "\" has the id " + id);
+        if (id < 0 || id > MAX_ID) {
+            throw new ModelFormatException(file,
+                    "token \"" + text + "\" has the id " + id + "; ids are 0 to " + MAX_ID);
         }
         ids.set(id);
         byteLevel &= text.chars().allMatch(TokenizerVocabulary::isByteLevel);

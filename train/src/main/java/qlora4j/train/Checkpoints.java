@@ -1,8 +1,10 @@
 package qlora4j.train;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.CharConversionException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -169,7 +171,13 @@ public final class Checkpoints {
      * @return what evaluations had said by then
      */
     public Selection.State restore(Path checkpoint, Trainer trainer) throws IOException {
-        JsonNode json = MAPPER.readTree(Files.readAllBytes(checkpoint.resolve(JSON)));
+        JsonNode json = state(checkpoint.resolve(JSON));
+        JsonNode step = json.path("step");
+        if (!step.canConvertToInt() || !step.isIntegralNumber() || step.intValue() < 0) {
+            throw new TrainingException(
+                    checkpoint.resolve(JSON) + ": \"step\" is " + step + "; the number of steps done is"
+                            + " expected: the checkpoint is damaged, resume from another one");
+        }
         for (Map.Entry<String, String> e : identity.entrySet()) {
             String was = json.path("identity").path(e.getKey()).asText("(absent)");
             if (!was.equals(e.getValue())) {
@@ -190,11 +198,20 @@ public final class Checkpoints {
                 states.write(i, 0, file.tensor(states.names().get(i)));
             }
         }
-        trainer.resumeAt(json.path("step").asInt());
+        trainer.resumeAt(step.intValue());
         return json.has(BEST_STEP)
                 ? new Selection.State(json.path(BEST_METRIC).asDouble(), json.path(BEST_STEP).asInt(),
                         json.path(WAITED).asInt())
                 : Selection.State.NONE;
+    }
+
+    private static JsonNode state(Path file) throws IOException {
+        try {
+            return MAPPER.readTree(Files.readAllBytes(file));
+        } catch (JsonProcessingException | CharConversionException e) {
+            throw new TrainingException(file + ": not valid JSON: the checkpoint is damaged, resume from another one",
+                    e);
+        }
     }
 
     private static void check(Path checkpoint, Safetensors file, String name, Tensor ours) {

@@ -1,10 +1,12 @@
 package qlora4j.verify.vectors;
 
+import com.fasterxml.jackson.core.JacksonException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.SerializationFeature;
 import com.fasterxml.jackson.databind.json.JsonMapper;
 import com.fasterxml.jackson.databind.node.ArrayNode;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.CharConversionException;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -106,8 +108,10 @@ public final class VectorBundle {
         JsonNode manifest;
         try {
             manifest = JSON.readTree(Files.readAllBytes(file));
-        } catch (com.fasterxml.jackson.core.JacksonException e) {
+        } catch (JacksonException e) {
             throw new IOException(file + ": not valid JSON: " + e.getOriginalMessage(), e);
+        } catch (CharConversionException e) {
+            throw new IOException(file + ": not valid JSON: not in UTF-8: " + e.getMessage(), e);
         }
         if (!manifest.path("format").asText().equals(FORMAT) || manifest.path("version").asInt() != VERSION) {
             throw new IOException(file + ": expected format " + FORMAT + " of version " + VERSION + ", found "
