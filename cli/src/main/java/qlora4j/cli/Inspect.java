@@ -10,7 +10,9 @@ import java.util.Locale;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
+import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
+import picocli.CommandLine.Option;
 import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 import qlora4j.blockwise.Bnb4bit;
@@ -23,7 +25,12 @@ import qlora4j.lora.PeftAdapter;
 import qlora4j.safetensors.SafetensorsModel;
 import qlora4j.safetensors.SafetensorsView;
 import qlora4j.safetensors.TensorInfo;
+import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Stream;
+import qlora4j.train.pictures.Format;
+import qlora4j.train.pictures.QuantizationPictures;
+import qlora4j.train.pictures.QuantizationSurvey;
 
 /** {@code qlora inspect}: what a checkpoint holds. Only headers and 4-bit constants are read. */
 @Command(name = "inspect", description = {
@@ -37,6 +44,14 @@ final class Inspect implements Callable<Integer> {
 
     @Parameters(paramLabel = "DIR|FILE|OWNER/NAME", description = "What to look into.")
     private Path path;
+
+    @Option(names = "--plot", paramLabel = "OUT",
+            description = "Write pictures (SVG) into this directory: NF4's values on the weights' own histogram, and the"
+                    + " error of NF4, FP4 and int4 by layer, by module and by block size.")
+    private Path plot;
+
+    @Mixin
+    private BackendOptions backend;
 
     private PrintWriter out;
 
@@ -57,6 +72,10 @@ final class Inspect implements Callable<Integer> {
                     + " .safetensors.index.json; give the directory that holds this file");
         }
         if (file.endsWith(".gguf")) {
+            if (plot != null) {
+                throw new IllegalArgumentException("--plot: " + path + " is a GGUF file; qlora import makes a model"
+                        + " directory of it, which can be plotted");
+            }
             gguf();
             return 0;
         }
@@ -67,11 +86,33 @@ final class Inspect implements Callable<Integer> {
         String stem = adapter ? PeftAdapter.WEIGHTS.substring(0, PeftAdapter.WEIGHTS.indexOf('.'))
                 : SafetensorsModel.DEFAULT_STEM;
         try (SafetensorsModel view = SafetensorsModel.open(path, stem)) {
+            if (plot != null) {
+                pictures(view);
+                return 0;
+            }
             tensors(view);
             quantized(view);
             view.metadata().forEach((k, v) -> out.println("metadata: " + k + " = " + v));
         }
         return 0;
+    }
+
+    private void pictures(SafetensorsView view) throws IOException {
+        try (Backend opened = backend.open(); Stream stream = opened.openStream()) {
+            if (!opened.device().isHost()) {
+                throw new IllegalArgumentException("--plot computes on the CPU: give --backend cpu");
+            }
+            QuantizationSurvey survey = QuantizationSurvey.of(view, stream, name -> {
+                out.println("measured: " + name);
+                out.flush();
+            });
+            for (Format f : Format.values()) {
+                out.printf(Locale.ROOT, "%-4s RMS error %.4e, %.2f %% of the RMS weight (blocks of %d)%n", f,
+                        QuantizationSurvey.rmse(survey.matrices(), f),
+                        100 * QuantizationSurvey.relative(survey.matrices(), f), QuantizationSurvey.BLOCKSIZE);
+            }
+            new QuantizationPictures(survey).write(plot).forEach(file -> out.println("picture: " + file));
+        }
     }
 
     private void gguf() throws IOException {

@@ -54,6 +54,21 @@ class ReportCommandsTest {
     }
 
     @Test
+    void inspectDrawsWhatQuantizationLoses() throws IOException {
+        Path model = TinyModel.write(folder.resolve("model"), 7);
+        Path pictures = folder.resolve("pictures");
+        assertThat(run("inspect", model.toString(), "--plot", pictures.toString())).as(err.toString()).isZero();
+        assertThat(out.toString()).contains("measured: model.layers.1.mlp.up_proj.weight", "NF4  RMS error",
+                "picture: " + pictures.resolve("nf4-levels.svg"));
+        assertThat(pictures.resolve("error-by-layer.svg")).content().startsWith("<svg");
+
+        Path nf4 = folder.resolve("nf4");
+        assertThat(run("quantize", "--model", model.toString(), "--output", nf4.toString())).isZero();
+        assertThat(run("inspect", nf4.toString(), "--plot", pictures.toString())).isEqualTo(2);
+        assertThat(err.toString()).contains("is in 4 bits already", "give the dense model");
+    }
+
+    @Test
     void whatMakesNoSenseIsRefused() {
         assertThat(run("report", folder.toString())).isEqualTo(2);
         assertThat(err.toString()).contains("there is no metrics.jsonl");
