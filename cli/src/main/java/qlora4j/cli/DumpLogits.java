@@ -1,6 +1,7 @@
 package qlora4j.cli;
 
 import java.io.IOException;
+import java.io.PrintWriter;
 import java.nio.file.Path;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
@@ -18,11 +19,13 @@ final class DumpLogits implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--model", required = true, paramLabel = "DIR",
-            description = "The base model: a Hugging Face model directory, dense or 4-bit; it needs no tokenizer.")
+    @Option(names = "--model", required = true, paramLabel = "DIR|OWNER/NAME",
+            description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub; it needs no"
+                    + " tokenizer.")
     private Path model;
 
-    @Option(names = "--adapter", paramLabel = "DIR", description = "A PEFT adapter (default: the base alone).")
+    @Option(names = "--adapter", paramLabel = "DIR|OWNER/NAME",
+            description = "A PEFT adapter (default: the base alone).")
     private Path adapter;
 
     @Option(names = "--ids", required = true, split = ",", paramLabel = "ID", description = "Token ids: 1,5,7 ...")
@@ -39,8 +42,11 @@ final class DumpLogits implements Callable<Integer> {
 
     @Override
     public Integer call() throws IOException {
+        PrintWriter err = spec.commandLine().getErr();
+        Path base = HubModels.directory(model, err);
+        Path over = adapter == null ? null : HubModels.directory(adapter, err);
         try (Backend opened = backend.open()) {
-            LogitsDump.write(opened, model, adapter, quantize, ids, output);
+            LogitsDump.write(opened, base, over, quantize, ids, output);
         }
         spec.commandLine().getOut().println("logits of " + ids.length + " tokens: " + output);
         return 0;

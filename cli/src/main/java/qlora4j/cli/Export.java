@@ -39,7 +39,7 @@ final class Export implements Callable<Integer> {
             + " (default: f16). Of an adapter: f32, f16 or bf16 (default: f32).")
     private String type;
 
-    @Option(names = "--base", paramLabel = "DIR",
+    @Option(names = "--base", paramLabel = "DIR|OWNER/NAME",
             description = "Of an adapter: its base model's directory (default: the"
                     + " one that its configuration names).")
     private Path base;

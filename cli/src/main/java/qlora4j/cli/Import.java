@@ -43,7 +43,8 @@ final class Import implements Callable<Integer> {
             + " llama.cpp's names (default: what the file says).")
     private String pre;
 
-    @Option(names = "--base", paramLabel = "DIR", description = "Of an adapter: its base model's directory.")
+    @Option(names = "--base", paramLabel = "DIR|OWNER/NAME",
+            description = "Of an adapter: its base model's directory, or a model of the hub.")
     private Path base;
 
     @Override
@@ -53,7 +54,8 @@ final class Import implements Callable<Integer> {
         }
         PrintWriter out = spec.commandLine().getOut();
         GgufImport.Report r = GgufImport.run(file, target,
-                new GgufImport.Options(dtype == null ? null : TYPES.get(dtype), pre, base));
+                new GgufImport.Options(dtype == null ? null : TYPES.get(dtype), pre,
+                        base == null ? null : HubModels.directory(base, spec.commandLine().getErr())));
         r.notes().forEach(Warnings::print);
         String sources = r.sources().entrySet().stream().sorted(Map.Entry.comparingByKey())
                 .map(e -> e.getValue() + " " + e.getKey()).collect(Collectors.joining(", "));

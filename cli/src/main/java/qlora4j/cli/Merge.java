@@ -36,7 +36,7 @@ final class Merge implements Callable<Integer> {
             description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
     private Path model;
 
-    @Option(names = "--adapter", required = true, paramLabel = "DIR", description = "The PEFT adapter.")
+    @Option(names = "--adapter", required = true, paramLabel = "DIR|OWNER/NAME", description = "The PEFT adapter.")
     private Path adapter;
 
     @Option(names = "--output", required = true, paramLabel = "DIR",
@@ -63,7 +63,8 @@ final class Merge implements Callable<Integer> {
         }
         try (ModelDirectory source = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
                 Backend opened = backend.open();
-                ModelMerger merger = new ModelMerger(source, adapter, into, dtype == null ? null : TYPES.get(dtype),
+                ModelMerger merger = new ModelMerger(source, HubModels.directory(adapter, spec.commandLine().getErr()),
+                        into, dtype == null ? null : TYPES.get(dtype),
                         opened)) {
             merger.doubt().ifPresent(Warnings::print);
             List<ModelMerger.Layer> layers = merger.measure(layer -> {

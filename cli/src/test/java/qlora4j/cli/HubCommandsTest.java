@@ -130,6 +130,17 @@ class HubCommandsTest {
     }
 
     @Test
+    void logitsAreOfAPulledModelToo() {
+        Path dump = folder.resolve("dump.safetensors");
+        assertThat(run("dump-logits", "--model", "owner/tiny", "--ids", "1,2,3", "--output", dump.toString()))
+                .as(err.toString()).isZero();
+        assertThat(dump).isNotEmptyFile();
+        assertThat(run("merge", "--model", "owner/tiny", "--adapter", "owner/other", "--output",
+                folder.resolve("merged").toString())).isEqualTo(2);
+        assertThat(err.toString()).contains("owner/other").contains("no such model");
+    }
+
+    @Test
     void errorsSayWhatToDo() {
         assertThat(run("pull", "owner/other")).isEqualTo(2);
         assertThat(err.toString()).contains("owner/other").contains("no such model");
