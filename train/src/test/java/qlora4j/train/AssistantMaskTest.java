@@ -151,6 +151,22 @@ class AssistantMaskTest {
         assertThat(mask(encode(c, unmarked, LossOn.ALL).row())).matches("01+");
     }
 
+    /** transformers learns the first token only of a last character that is several. */
+    @Test
+    void aLastCharacterOfSeveralTokensIsLearnedWhole() throws IOException {
+        String source = "{% for m in messages %}[{{ m.role }}]{% if m.role == 'assistant' %}{% generation %}"
+                + "{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+        Chat chat = new Chat(List.of(Map.of("role", "user", "content", "q"),
+                Map.of("role", "assistant", "content", "ok \uD83D\uDC4D"), Map.of("role", "user", "content", "r"),
+                Map.of("role", "assistant", "content", "end")), null, Map.of());
+        TokenizedRow row = encode(new Case("chatml", "emoji", source, chat, null, null), source, LossOn.ASSISTANT).row();
+        List<String> runs = new ArrayList<>();
+        for (int r = 0; r < row.runs().length; r += 2) {
+            runs.add(tokenizer.decode(Arrays.copyOfRange(row.ids(), row.runs()[r], row.runs()[r + 1]), false));
+        }
+        assertThat(runs).containsExactly("ok \uD83D\uDC4D", "end<|im_end|>");
+    }
+
     @Test
     void offsetsCountCharsOfJava() {
         String text = "a \uD83D\uDE00 b\uD83D\uDC4D\uD83C\uDFFD<|im_end|>\u00e9";

@@ -38,7 +38,8 @@ final class ChatOrigins {
             }
             start = end;
         }
-        return new Example(refined, example.apart(), example.specials(), example.whole(), example.trailing());
+        return new Example(refined, example.apart(), example.specials(), example.whole(), example.trailing(),
+                example.spaced());
     }
 
     private static Place at(List<Place> places, int index) {

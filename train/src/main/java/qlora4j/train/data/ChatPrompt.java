@@ -25,7 +25,11 @@ record ChatPrompt(ChatRenderer chat, LossOn loss) implements PromptTemplate {
     }
 
     /** What was rendered of it: the learned parts of the text, in order, and the messages that are in it. */
-    private record Marked(Chat chat, String text, List<Span> learned, int trailing) {
+    private record Marked(Chat chat, String text, List<Span> learned, int trailing, boolean spaced) {
+    }
+
+    /** A prompt's end in the text of the whole conversation, and whether only white space differed before it. */
+    private record End(int index, boolean spaced) {
     }
 
     @Override
@@ -58,19 +62,22 @@ record ChatPrompt(ChatRenderer chat, LossOn loss) implements PromptTemplate {
         Chat whole = given.chat;
         int last = whole.lastAnswer();
         if (loss != LossOn.ALL && (last < 0 || last < given.prompt)) {
-            return new Marked(whole, "", List.of(), 0);
+            return new Marked(whole, "", List.of(), 0, false);
         }
         int messages = whole.messages().size();
         int kept = loss == LossOn.ALL ? messages : last + 1;
         Chat used = whole.first(kept);
         Rendered rendered = render(row, used, false);
         String text = rendered.text();
+        List<End> ends = new ArrayList<>();
         List<Span> learned = switch (loss) {
             case ALL -> List.of(new Span(0, text.length()));
-            case COMPLETION -> List.of(new Span(promptEnd(row, used, given.prompt < 0 ? last : given.prompt, text),
-                    text.length()));
+            case COMPLETION -> {
+                ends.add(promptEnd(row, used, given.prompt < 0 ? last : given.prompt, text));
+                yield List.of(new Span(ends.getFirst().index, text.length()));
+            }
             case ASSISTANT -> chat.marksGeneration() ? marked(row, used, given.prompt, rendered)
-                    : answers(row, used, given.prompt, text);
+                    : answers(row, used, given.prompt, text, ends);
         };
         boolean exact = loss == LossOn.ASSISTANT && chat.marksGeneration();
         String ended = endsWithEos(text.stripTrailing()) ? text.stripTrailing() : text;
@@ -78,7 +85,7 @@ record ChatPrompt(ChatRenderer chat, LossOn loss) implements PromptTemplate {
             text = ended;
             learned = clipped(learned, text.length());
         }
-        return new Marked(used, text, learned, messages - kept);
+        return new Marked(used, text, learned, messages - kept, ends.stream().anyMatch(End::spaced));
     }
 
     private static List<Span> clipped(List<Span> spans, int length) {
@@ -99,13 +106,18 @@ record ChatPrompt(ChatRenderer chat, LossOn loss) implements PromptTemplate {
         }
     }
 
-    /** Where the text goes on behind the first messages and the header of an answer. */
-    private int promptEnd(Row row, Chat whole, int messages, String text) {
+    /**
+     * Where the text goes on behind the first messages and the header of an answer. Many published templates write the
+     * header of an answer to come with other white space than one that is there; that is overlooked, and reported.
+     */
+    private End promptEnd(Row row, Chat whole, int messages, String text) {
         if (messages == 0) {
-            return firstAnswer(row, text);
+            return new End(firstAnswer(row, text), false);
         }
         String prompt = render(row, whole.first(messages), true).text();
-        if (!text.startsWith(prompt)) {
+        boolean exact = text.startsWith(prompt);
+        int end = exact ? prompt.length() : spacedEnd(prompt, text);
+        if (end < 0) {
             int same = 0;
             while (same < Math.min(prompt.length(), text.length()) && prompt.charAt(same) == text.charAt(same)) {
                 same++;
@@ -116,11 +128,29 @@ record ChatPrompt(ChatRenderer chat, LossOn loss) implements PromptTemplate {
                     + "\" in the prompt, \"" + excerpt(text, same) + "\" in the conversation); give a template file"
                     + " instead, or a chat template with {% generation %} blocks and --assistant-only-loss");
         }
-        if (text.length() == prompt.length()) {
+        if (text.length() == end) {
             throw new DataException(TEMPLATE + ": the model's chat template leaves the answer out (" + row.where()
                     + "); give a template file instead");
         }
-        return prompt.length();
+        return new End(end, !exact);
+    }
+
+    /** The end of a prompt in a text from which it differs by white space alone, or -1. */
+    private static int spacedEnd(String prompt, String text) {
+        int at = 0;
+        for (int i = 0; i < prompt.length(); i++) {
+            char c = prompt.charAt(i);
+            int here = at;
+            while (here < text.length() && text.charAt(here) != c && Character.isWhitespace(text.charAt(here))) {
+                here++;
+            }
+            if (here < text.length() && text.charAt(here) == c) {
+                at = here + 1;
+            } else if (!Character.isWhitespace(c)) {
+                return -1;
+            }
+        }
+        return at;
     }
 
     /** Behind the header of an answer that nothing stands before; templates need a message to show it. */
@@ -149,12 +179,13 @@ record ChatPrompt(ChatRenderer chat, LossOn loss) implements PromptTemplate {
     }
 
     /** Each answer by prefixes of the conversation; white space behind its EOS is left out. */
-    private List<Span> answers(Row row, Chat whole, int given, String text) {
+    private List<Span> answers(Row row, Chat whole, int given, String text, List<End> ends) {
         List<Span> spans = new ArrayList<>();
         int count = whole.messages().size();
         for (int k = Math.max(given, 0); k < count; k++) {
             if (whole.role(k).equals(Chat.ASSISTANT)) {
-                int start = promptEnd(row, whole, k, text);
+                ends.add(promptEnd(row, whole, k, text));
+                int start = ends.getLast().index;
                 spans.add(new Span(start, answerEnd(row, whole, k, text, start)));
             }
         }
@@ -202,7 +233,7 @@ record ChatPrompt(ChatRenderer chat, LossOn loss) implements PromptTemplate {
         List<Segment> segments = pieces.stream().filter(p -> p[0] < p[1]).map(p -> new Segment(
                 marked.text.substring(p[0], p[1]), p[2] == 1 ? Chat.ASSISTANT : Segment.PROMPT, null, p[2] == 1))
                 .toList();
-        return new Example(segments, Example.JOINED, true, loss == LossOn.ALL, marked.trailing);
+        return new Example(segments, Example.JOINED, true, loss == LossOn.ALL, marked.trailing, marked.spaced);
     }
 
     @Override

@@ -26,9 +26,10 @@ public record DataReport(int maxLength, int rows, int kept, int shortened, List<
      * @param answers  rows of which an earlier answer was cut with the beginning of the conversation
      * @param messages messages behind a last answer, from which nothing would be learned
      * @param unended  rows with no learned EOS, from which a model does not learn to stop
+     * @param spaced   conversations whose prompt the chat template writes with other white space when an answer follows
      */
-    public record Losses(int ends, long cut, int answers, int messages, int unended) {
-        static final Losses NONE = new Losses(0, 0, 0, 0, 0);
+    public record Losses(int ends, long cut, int answers, int messages, int unended, int spaced) {
+        static final Losses NONE = new Losses(0, 0, 0, 0, 0, 0);
     }
 
     public DataReport {
@@ -79,6 +80,10 @@ public record DataReport(int maxLength, int rows, int kept, int shortened, List<
         }
         if (losses.unended > 0) {
             line.append(String.format(Locale.ROOT, "; in %,d rows no EOS is learned", losses.unended));
+        }
+        if (losses.spaced > 0) {
+            line.append(String.format(Locale.ROOT, "; in %,d conversations the chat template writes the white space of a"
+                    + " prompt otherwise when its answer follows", losses.spaced));
         }
         return line.toString();
     }

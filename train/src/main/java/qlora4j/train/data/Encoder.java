@@ -90,6 +90,7 @@ public final class Encoder {
         int answers = 0;
         int messages = 0;
         int unended = 0;
+        int spaced = 0;
         for (Row row : rows) {
             Encoded encoded = encode(template.apply(row), false);
             if (encoded.learned.nextSetBit(1) < 0) {
@@ -113,6 +114,7 @@ public final class Encoder {
                 answers += first < encoded.bos + fit.promptCut() ? 1 : 0;
             }
             unended += learnsEos(fit) ? 0 : 1;
+            spaced += encoded.example.spaced() ? 1 : 0;
         }
         if (kept.isEmpty()) {
             List<String> dropped = tooLong.isEmpty() ? unlabelled : tooLong;
@@ -124,7 +126,7 @@ public final class Encoder {
         return new TokenizedData(kept, sources, new DataReport(maxLength, rows.size(), kept.size(), shortened, tooLong,
                 unlabelled, kept.stream().mapToLong(TokenizedRow::length).sum(),
                 kept.stream().mapToLong(TokenizedRow::labelTokens).sum(),
-                new DataReport.Losses(ends, cut, answers, messages, unended)));
+                new DataReport.Losses(ends, cut, answers, messages, unended, spaced)));
     }
 
     /** Whether a row teaches to end: some EOS in it is learned. */

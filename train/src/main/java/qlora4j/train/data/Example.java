@@ -12,8 +12,10 @@ import java.util.stream.Collectors;
  * @param specials whether BOS and the like stand in the text, so that the tokenizer must not add them
  * @param whole    whether all is learned, so that a row that is too long loses its end
  * @param trailing how many messages behind the last answer were left out, from which nothing would be learned
+ * @param spaced   whether a prompt is written with other white space when its answer follows
  */
-public record Example(List<Segment> segments, int apart, boolean specials, boolean whole, int trailing) {
+public record Example(List<Segment> segments, int apart, boolean specials, boolean whole, int trailing,
+        boolean spaced) {
     /** All segments are encoded in one. */
     public static final int JOINED = -1;
 
@@ -28,7 +30,7 @@ public record Example(List<Segment> segments, int apart, boolean specials, boole
 
     /** What is learned follows what is given, and is encoded apart from it. */
     Example(List<Segment> segments) {
-        this(segments, untrained(segments), false, false, 0);
+        this(segments, untrained(segments), false, false, 0, false);
     }
 
     private static int untrained(List<Segment> segments) {
@@ -42,7 +44,7 @@ public record Example(List<Segment> segments, int apart, boolean specials, boole
     /** The same with all of it learned. */
     Example wholeLearned() {
         return new Example(segments.stream().map(s -> new Segment(s.text(), s.role(), s.field(), true)).toList(),
-                apart, specials, true, trailing);
+                apart, specials, true, trailing, spaced);
     }
 
     boolean joined() {

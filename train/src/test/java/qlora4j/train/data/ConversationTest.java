@@ -116,7 +116,7 @@ class ConversationTest {
         assertThat(report.kept()).isEqualTo(3);
         assertThat(report.unlabelled()).hasSize(1).first().asString().endsWith("line 2");
         assertThat(report.tooLong()).hasSize(1).first().asString().endsWith("line 5");
-        assertThat(report.losses()).isEqualTo(new DataReport.Losses(1, 71, 0, 1, 1));
+        assertThat(report.losses()).isEqualTo(new DataReport.Losses(1, 71, 0, 1, 1, 0));
         assertThat(report.summary()).contains("5 rows: 3 kept (2 without the beginning of their prompt)",
                 "1 rows lost their end beyond 30 tokens (71 tokens)", "1 messages behind a last answer left out",
                 "in 1 rows no EOS is learned");
@@ -141,6 +141,20 @@ class ConversationTest {
         List<Row> rows = rows("{\"messages\":[{\"role\":\"assistant\",\"content\":\"hi\"},{\"role\":\"user\","
                 + "\"content\":\"a\"},{\"role\":\"assistant\",\"content\":\"b\"}]}");
         assertThat(learned(rows, LossOn.ASSISTANT)).isEqualTo("hi\u0002|b\u0002");
+    }
+
+    /** As zephyr's template, and others of that time: a header to be answered ends with one more new line. */
+    @Test
+    void whiteSpaceBeforeAnAnswerIsOverlookedAndReported() throws IOException {
+        ChatRenderer spaced = Samples.chat((chat, ask) -> "\u0001" + String.join("", chat.messages().stream()
+                .map(m -> "  <" + m.get("role") + ">\n" + m.get("content") + Samples.EOS_TEXT + "\n\n").toList())
+                + (ask ? "<assistant>\n\n" : ""));
+        TokenizedData data = new Encoder(Samples.TOKENIZER, Samples.EOS, 200).encode(rows(TWO_TURNS),
+                PromptTemplate.byForm(spaced, LossOn.ASSISTANT));
+        assertThat(learned(data.rows().getFirst())).isEqualTo("cd\u0002|gh\u0002");
+        assertThat(data.report().losses().spaced()).isEqualTo(1);
+        assertThat(data.report().summary()).contains("in 1 conversations the chat template writes the white space");
+        assertThat(encode(rows(TWO_TURNS), LossOn.ASSISTANT, 200).report().losses().spaced()).isZero();
     }
 
     /** As Qwen3: a last answer is written with a thought that earlier ones lose. */
