@@ -85,7 +85,7 @@ final class TrainOptions {
             description = "What the learning rate of B is multiplied with: LoRA+" + SHOWN)
     private double loraPlus;
 
-    @Option(names = "--max-seq-length", paramLabel = "TOKENS", defaultValue = "512",
+    @Option(names = {"--max-seq-length", "--max-length"}, paramLabel = "TOKENS", defaultValue = "512",
             description = "The most tokens of a row; longer ones lose the beginning of their prompt" + SHOWN)
     private int maxLength;
 

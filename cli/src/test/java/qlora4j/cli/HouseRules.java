@@ -69,6 +69,10 @@ record HouseRules(String root) {
         return only("model", "ai.djl..");
     }
 
+    ArchRule filesOfRowsStayInTrain() {
+        return only("train", "dev.hardwood..", "com.fasterxml.jackson.dataformat.csv..");
+    }
+
     ArchRule jcudaStaysInCuda() {
         return only("cuda", "jcuda..");
     }

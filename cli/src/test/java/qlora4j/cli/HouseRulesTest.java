@@ -34,7 +34,8 @@ class HouseRulesTest {
         Stream<ArchRule> directions = HouseRules.DEPENDS_ON.keySet().stream().sorted().map(house::direction);
         Stream<ArchRule> others = Stream.of(house.everyModuleIsKnown(), house.noCycles(),
                 house.arrowStaysInSafetensors(), house.tokenizersStayInModel(), house.commandLineStaysInCli(),
-                house.jcudaStaysInCuda(), house.vectorApiStaysInKernels());
+                house.jcudaStaysInCuda(), house.filesOfRowsStayInTrain(),
+                house.vectorApiStaysInKernels());
         return Stream.concat(directions, others).map(rule -> Named.of(rule.getDescription(), rule));
     }
 
@@ -53,6 +54,7 @@ class HouseRulesTest {
                 Arguments.of(house.noCycles(), "Cycle detected"),
                 Arguments.of(house.arrowStaysInSafetensors(), "nf4.SpeaksArrow"),
                 Arguments.of(house.tokenizersStayInModel(), "nf4.SpeaksTokenizers"),
+                Arguments.of(house.filesOfRowsStayInTrain(), "nf4.SpeaksParquet"),
                 Arguments.of(house.jcudaStaysInCuda(), "nf4.SpeaksJcuda"),
                 Arguments.of(house.commandLineStaysInCli(), "nf4.SpeaksPicocli"),
                 Arguments.of(house.commandLineStaysInCli(), "nf4.SpeaksProgressBar"),

@@ -159,7 +159,8 @@ class AssistantMaskTest {
         Chat chat = new Chat(List.of(Map.of("role", "user", "content", "q"),
                 Map.of("role", "assistant", "content", "ok \uD83D\uDC4D"), Map.of("role", "user", "content", "r"),
                 Map.of("role", "assistant", "content", "end")), null, Map.of());
-        TokenizedRow row = encode(new Case("chatml", "emoji", source, chat, null, null), source, LossOn.ASSISTANT).row();
+        TokenizedRow row =
+                encode(new Case("chatml", "emoji", source, chat, null, null), source, LossOn.ASSISTANT).row();
         List<String> runs = new ArrayList<>();
         for (int r = 0; r < row.runs().length; r += 2) {
             runs.add(tokenizer.decode(Arrays.copyOfRange(row.ids(), row.runs()[r], row.runs()[r + 1]), false));

@@ -82,8 +82,9 @@ public record DataReport(int maxLength, int rows, int kept, int shortened, List<
             line.append(String.format(Locale.ROOT, "; in %,d rows no EOS is learned", losses.unended));
         }
         if (losses.spaced > 0) {
-            line.append(String.format(Locale.ROOT, "; in %,d conversations the chat template writes the white space of a"
-                    + " prompt otherwise when its answer follows", losses.spaced));
+            line.append(
+                    String.format(Locale.ROOT, "; in %,d conversations the chat template writes the white space of a"
+                            + " prompt otherwise when its answer follows", losses.spaced));
         }
         return line.toString();
     }

@@ -77,7 +77,8 @@ final class JinjaPrompt implements PromptTemplate {
             at = span.end();
         }
         Example example =
-                spans.size() == 1 ? new Example(segments) : new Example(segments, Example.JOINED, false, false, 0, false);
+                spans.size() == 1 ? new Example(segments)
+                        : new Example(segments, Example.JOINED, false, false, 0, false);
         return loss == LossOn.ALL ? example.wholeLearned() : example;
     }
 

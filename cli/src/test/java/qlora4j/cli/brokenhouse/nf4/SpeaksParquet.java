@@ -1,0 +1,6 @@
+package qlora4j.cli.brokenhouse.nf4;
+
+import dev.hardwood.reader.ParquetFileReader;
+
+record SpeaksParquet(ParquetFileReader reader) {
+}
