@@ -127,6 +127,10 @@ final class Finetune implements Callable<Integer> {
                     report(opened, predicted);
                     report.ended(opened);
                 }
+                if (reports.samples() > 0) {
+                    out.println("report: the base and the adapter answer " + reports.samples() + " prompts");
+                    out.flush();
+                }
                 report.samples(lm, ADAPTER, held == null ? null : held.rows(), rows.rows(), reports.samples());
                 out.println("report: " + report.write());
             }
