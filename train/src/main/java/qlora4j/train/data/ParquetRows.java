@@ -4,7 +4,6 @@ import dev.hardwood.InputFile;
 import dev.hardwood.metadata.CompressionCodec;
 import dev.hardwood.reader.ParquetFileReader;
 import dev.hardwood.reader.RowReader;
-import dev.hardwood.row.FieldAccessor;
 import dev.hardwood.row.PqList;
 import dev.hardwood.row.PqMap;
 import dev.hardwood.row.PqStruct;
@@ -95,10 +94,8 @@ final class ParquetRows {
 
     private static Map<String, Object> fields(StructAccessor struct) {
         Map<String, Object> map = new LinkedHashMap<>();
-        FieldAccessor names = struct;
-        for (int i = 0; i < names.getFieldCount(); i++) {
-            String name = names.getFieldName(i);
-            map.put(name, value(struct.isNull(i) ? null : struct.getValue(i)));
+        for (int i = 0; i < struct.getFieldCount(); i++) {
+            map.put(struct.getFieldName(i), value(struct.isNull(i) ? null : struct.getValue(i)));
         }
         return map;
     }

@@ -8,9 +8,15 @@ import java.io.OutputStream;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.zip.GZIPOutputStream;
+import net.jqwik.api.Arbitraries;
+import net.jqwik.api.Arbitrary;
+import net.jqwik.api.ForAll;
+import net.jqwik.api.Property;
+import net.jqwik.api.Provide;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -116,7 +122,7 @@ class DataFilesTest {
                 .hasMessageContaining("SNAPPY");
         byte[] whole = Files.readAllBytes(Samples.file("messages.parquet"));
         for (int length : new int[]{4, 12, whole.length / 2, whole.length - 1}) {
-            Path cut = Files.write(folder.resolve("cut.parquet"), java.util.Arrays.copyOf(whole, length));
+            Path cut = Files.write(folder.resolve("cut.parquet"), Arrays.copyOf(whole, length));
             assertThatThrownBy(() -> Rows.read(cut)).as("%d bytes", length).isInstanceOf(DataException.class)
                     .hasMessageContaining("cut.parquet").hasMessageContaining("not readable as Parquet");
         }
@@ -150,7 +156,7 @@ class DataFilesTest {
         assertThat(completions(loaded)).containsExactly("b");
         assertThat(loaded.taken()).containsExactly(file + ": JSON lines, gzip, 1 rows of prompt and completion");
         byte[] bytes = Files.readAllBytes(file);
-        Files.write(file, java.util.Arrays.copyOf(bytes, bytes.length - 9));
+        Files.write(file, Arrays.copyOf(bytes, bytes.length - 9));
         assertThatThrownBy(() -> load("train", file)).isInstanceOf(DataException.class)
                 .hasMessageContaining("not valid gzip");
     }
@@ -265,5 +271,28 @@ class DataFilesTest {
         assertThatThrownBy(() -> Rows.read(huge)).isInstanceOf(DataException.class)
                 .hasMessageContaining("huge.jsonl, line 1").hasMessageContaining("20000000");
         assertThat(Rows.read(file("long.jsonl", rows("a".repeat(3_000_000))))).hasSize(1);
+    }
+
+    /** Whatever stands in a file: rows, or an error that names it, and no other. */
+    @Property(tries = 500)
+    void anyTextGivesRowsOrANamedError(@ForAll("pieces") List<String> pieces) throws IOException {
+        Path file = Files.createTempFile("any", ".txt");
+        try {
+            Files.writeString(file, String.join("", pieces));
+            assertThat(Rows.read(file)).isNotEmpty();
+        } catch (DataException e) {
+            assertThat(e).hasMessageContaining(file.getFileName().toString());
+        } finally {
+            Files.delete(file);
+        }
+    }
+
+    @Provide
+    Arbitrary<List<String>> pieces() {
+        return Arbitraries.of("{", "}", "[", "]", "\"", ",", ":", "\n", "\r\n", "\t", ";", " ", "null", "7", "\\",
+                "\u0000",
+                "\uFEFF", "\uD83D\uDE00", "\"prompt\":\"a\",", "\"completion\":\"b\"", "prompt,completion\n", "a,b\n",
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n", "{\"messages\":", "{\"from\":\"human\",",
+                "\"text\":\"t\"", "text\n", "PAR1", "\"tools\":\"[\"").list().ofMinSize(1).ofMaxSize(14);
     }
 }
