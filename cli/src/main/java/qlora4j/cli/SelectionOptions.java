@@ -36,11 +36,16 @@ final class SelectionOptions {
             description = "Put rows of about the same length into the same step.")
     private boolean grouped;
 
+    @Option(names = "--neftune-noise-alpha", paramLabel = "X", defaultValue = "0",
+            description = "Noise on the embeddings in training, uniform up to X / sqrt(tokens * features): NEFTune; 5 is"
+                    + " usual, 0: none" + SHOWN)
+    private double neftune;
+
     /** The settings with what was asked for here. */
     TrainSettings in(TrainSettings settings) {
         if (!METRICS.contains(metric)) {
             throw new IllegalArgumentException("--metric-for-best-model " + metric + ": expected loss or eval_loss");
         }
-        return settings.withSelection(new Selection(loadBest, greater, patience, threshold)).with(grouped, 0);
+        return settings.withSelection(new Selection(loadBest, greater, patience, threshold)).with(grouped, neftune);
     }
 }

@@ -78,8 +78,14 @@ final class TrainOptions {
     private List<String> modulesToSave = List.of();
 
     @Option(names = "--init-lora-weights", paramLabel = "NAME", defaultValue = "true",
-            description = "true (A uniform) or gaussian; B is zero" + SHOWN)
+            description = "What adapters begin with: true (A uniform) or gaussian, B zero; pissa (the weights' principal"
+                    + " part; pissa_niter_N: a fast decomposition in N rounds), or loftq (what quantizing loses)"
+                    + SHOWN)
     private String init;
+
+    @Option(names = "--loftq-iter", paramLabel = "N", defaultValue = "1",
+            description = "Turns of loftq; with one the base stays as quantizing makes it" + SHOWN)
+    private int loftqIterations;
 
     @Option(names = "--loraplus-lr-ratio", paramLabel = "X", defaultValue = "1",
             description = "What the learning rate of B is multiplied with: LoRA+" + SHOWN)
@@ -180,7 +186,7 @@ final class TrainOptions {
         TargetModules chosen = new TargetModules(regex ? List.of() : targets, regex ? targets.getFirst() : null,
                 exclude, null, layers, layersPattern);
         return new LoraConfig(rank, alpha, dropout, chosen, new LoraConfig.Patterns(ranks, alphas), rsLora, dora,
-                LoraConfig.Bias.named(bias), modulesToSave, LoraConfig.Init.named(init), model, seed);
+                LoraConfig.Bias.named(bias), modulesToSave, LoraConfig.Init.named(init, loftqIterations), model, seed);
     }
 
     /** The run. */

@@ -3,6 +3,7 @@ package qlora4j.cuda;
 import java.util.List;
 import qlora4j.model.AttentionShape;
 import qlora4j.model.DecoderKernels;
+import qlora4j.model.EmbeddingNoise;
 import qlora4j.model.SamplingConfig;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
@@ -32,6 +33,7 @@ final class CudaDecoder implements DecoderKernels {
     private final CudaAttention attention;
     private final Variants embedding;
     private final Variants embeddingBackward;
+    private final Variants embeddingNoise;
     private final Variants norm;
     private final Variants normBackward;
     private final Variants normBackwardWeight;
@@ -51,6 +53,7 @@ final class CudaDecoder implements DecoderKernels {
         CudaModules m = backend.modules();
         embedding = Variants.ofPairs(m, "embedding", "embedding_forward", ALL_PAIRS);
         embeddingBackward = Variants.ofPairs(m, "embedding", "embedding_backward", ALL_PAIRS);
+        embeddingNoise = Variants.of(m, "embedding_noise", "embedding_noise", COMPUTED);
         norm = Variants.ofPairs(m, "rmsnorm", "rmsnorm_forward", WEIGHTED);
         normBackward = Variants.ofPairs(m, "rmsnorm", "rmsnorm_backward", WEIGHTED);
         normBackwardWeight = Variants.ofPairs(m, "rmsnorm", "rmsnorm_backward_weight", WEIGHTED);
@@ -87,6 +90,18 @@ final class CudaDecoder implements DecoderKernels {
         embeddingBackward.get(dOut, dTable).launch((CudaStream) s, tokens.size(), ROW_THREADS,
                 Kernel.args().ptr(tokens).ptr(dOut).ptr(dTable).i32((int) tokens.size()).i32(dTable.cols())
                         .i32(dTable.rows()).ptr(faults.address()));
+    }
+
+    @Override
+    public void embeddingNoise(Stream s, EmbeddingNoise noise, Tensor samples, Tensor positions, Tensor cu, Tensor h) {
+        int rows = Math.toIntExact(h.dim(0));
+        if (rows == 0) {
+            return;
+        }
+        long threads = (long) rows * Math.ceilDiv(h.cols(), 4);
+        embeddingNoise.get(h).launch((CudaStream) s, Math.ceilDiv(threads, (long) ROW_THREADS), ROW_THREADS,
+                Kernel.args().f64(noise.alpha()).i64(noise.seed()).i32(EmbeddingNoise.MODULE).ptr(noise.step())
+                        .ptr(samples).ptr(positions).ptr(cu).i32((int) cu.size() - 1).ptr(h).i32(rows).i32(h.cols()));
     }
 
     @Override

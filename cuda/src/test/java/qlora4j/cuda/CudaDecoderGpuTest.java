@@ -12,6 +12,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
 import qlora4j.model.DecoderOps;
+import qlora4j.model.EmbeddingNoise;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
@@ -69,6 +70,22 @@ class CudaDecoderGpuTest {
             DecoderOps.rmsNormBackward(r.s, r.in(dy), r.in(x), r.in(w), r.in(rstd), null, alone, null);
             return new Tensor[]{dx, inPlace, alone, sum};
         }, 2 * (n + c), 32, 1);
+    }
+
+    /** Each step is rounded once on every backend: the same bits. */
+    @ParameterizedTest
+    @CsvSource({"1,1,F32", "5,7,F32", "9,576,F32", "33,130,BF16", "3,4099,BF16", "0,8,F32"})
+    void embeddingNoise(int n, int c, DType type) {
+        Tensor h = normal(type, n, c);
+        int[] samples = random.ints(n, 0, 1000).toArray();
+        int[] positions = random.ints(n, 0, 100_000).toArray();
+        int[] cu = n == 0 ? new int[]{0} : n < 3 ? new int[]{0, n} : new int[]{0, 1, n - 1, n};
+        TWINS.identical(r -> {
+            Tensor noisy = r.in(h);
+            DecoderOps.embeddingNoise(r.s, new EmbeddingNoise(5, 1L << 40 | 17, r.ints(3)), r.ints(samples),
+                    r.ints(positions), r.ints(cu), noisy);
+            return new Tensor[]{noisy};
+        });
     }
 
     @ParameterizedTest

@@ -5,6 +5,7 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
+import java.util.regex.Pattern;
 
 /**
  * What an adapter is: PEFT's {@code LoraConfig} as far as it is supported.
@@ -51,33 +52,71 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
         }
     }
 
-    /** What a new adapter begins with. */
-    public enum Init {
-        /** A uniform in ±1/√in, B zero: PEFT's default, {@code true}. */
-        KAIMING("true"),
-        /** A normal with deviation 1/r, B zero. */
-        GAUSSIAN("gaussian");
+    /**
+     * What a new adapter begins with; spelled as PEFT's {@code init_lora_weights}.
+     *
+     * @param kind how
+     * @param iterations of LoftQ, 1 or more; of PiSSA's fast decomposition, 0: the exact one; else 0
+     */
+    public record Init(Kind kind, int iterations) {
+        /** PEFT's default. */
+        public static final Init KAIMING = new Init(Kind.TRUE, 0);
+        private static final Pattern FAST = Pattern.compile("pissa_niter_(\\d{1,4})");
 
-        private final String flag;
+        /** The ways to begin. */
+        public enum Kind {
+            /** A uniform in ±1/√in, B zero. */
+            TRUE,
+            /** A normal with deviation 1/r, B zero. */
+            GAUSSIAN,
+            /** The principal singular vectors; the base keeps the rest (Meng et al. 2024). */
+            PISSA,
+            /** The principal singular vectors of what quantizing loses, in turns with quantizing (Li et al. 2023). */
+            LOFTQ
+        }
 
-        Init(String flag) {
-            this.flag = flag;
+        public Init {
+            if (iterations < 0 || kind == Kind.LOFTQ && iterations < 1) {
+                throw new IllegalArgumentException("--loftq-iter " + iterations + ": must be at least 1");
+            }
+        }
+
+        /** Whether the dense weights are needed. */
+        public boolean needsWeights() {
+            return kind == Kind.PISSA || kind == Kind.LOFTQ;
+        }
+
+        /** Whether the base model becomes another one; one turn of LoftQ leaves it as quantizing makes it. */
+        public boolean changesBase() {
+            return kind == Kind.PISSA || kind == Kind.LOFTQ && iterations > 1;
         }
 
         @Override
         public String toString() {
-            return flag;
+            return kind.name().toLowerCase(Locale.ROOT)
+                    + (kind == Kind.PISSA && iterations > 0 ? "_niter_" + iterations : "")
+                    + (kind == Kind.LOFTQ && iterations > 1 ? " in " + iterations + " turns" : "");
         }
 
-        /** The one that {@code --init-lora-weights} calls so. */
-        public static Init named(String text) {
-            for (Init i : values()) {
-                if (i.flag.equals(text.toLowerCase(Locale.ROOT))) {
-                    return i;
-                }
+        /**
+         * The one that {@code --init-lora-weights} calls so.
+         *
+         * @param loftqIterations the turns of LoftQ
+         */
+        public static Init named(String text, int loftqIterations) {
+            String name = text.toLowerCase(Locale.ROOT);
+            var fast = FAST.matcher(name);
+            if (fast.matches()) {
+                return new Init(Kind.PISSA, Math.max(1, Integer.parseInt(fast.group(1))));
             }
-            throw new IllegalArgumentException("--init-lora-weights " + text
-                    + ": expected true or gaussian");
+            return switch (name) {
+                case "true" -> KAIMING;
+                case "gaussian" -> new Init(Kind.GAUSSIAN, 0);
+                case "pissa" -> new Init(Kind.PISSA, 0);
+                case "loftq" -> new Init(Kind.LOFTQ, loftqIterations);
+                default -> throw new IllegalArgumentException("--init-lora-weights " + text
+                        + ": expected true, gaussian, pissa, pissa_niter_N (a fast decomposition in N rounds) or loftq");
+            };
         }
     }
 
@@ -128,6 +167,10 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
             throw new IllegalArgumentException("--lora-dropout " + dropout + ": must be at least 0 and below 1");
         }
         modulesToSave = List.copyOf(modulesToSave);
+        if (dora && init.needsWeights()) {
+            throw new IllegalArgumentException("--use-dora and --init-lora-weights " + init
+                    + " do not go together: DoRA's magnitudes are those of the whole weight");
+        }
     }
 
     private static void checkRank(String flag, int rank) {
@@ -189,5 +232,19 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
     public LoraConfig withInit(Init other) {
         return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, bias, modulesToSave, other,
                 baseModelName, seed);
+    }
+
+    /**
+     * The config of an adapter {@code [A; A₀]}, {@code [B, -B₀]} of twice the rank: the same scale in every module, begun
+     * in the plain way. PEFT's {@code save_pretrained(path_initial_model_for_weight_conversion=...)} writes the same.
+     */
+    public LoraConfig forOriginalBase() {
+        double factor = rsLora ? Math.sqrt(2) : 2;
+        Map<String, Integer> ranks = new LinkedHashMap<>();
+        patterns.rank.forEach((key, r) -> ranks.put(key, 2 * r));
+        Map<String, Double> alphas = new LinkedHashMap<>();
+        patterns.alpha.forEach((key, a) -> alphas.put(key, factor * a));
+        return new LoraConfig(2 * rank, factor * alpha, dropout, targets, new Patterns(ranks, alphas), rsLora, dora,
+                bias, modulesToSave, Init.KAIMING, baseModelName, seed);
     }
 }

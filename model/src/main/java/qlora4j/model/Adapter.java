@@ -15,6 +15,7 @@ import qlora4j.lora.LoraInit;
 import qlora4j.lora.LoraPair;
 import qlora4j.lora.PeftAdapter;
 import qlora4j.lora.TargetModules;
+import qlora4j.safetensors.SafetensorsView;
 import qlora4j.tensor.Device;
 import qlora4j.tensor.ParameterStore;
 import qlora4j.tensor.Stream;
@@ -44,6 +45,8 @@ public final class Adapter implements AutoCloseable {
     private final List<String> whole;
     private final ParameterStore store;
     private final Map<String, Dora> doras = new LinkedHashMap<>();
+    /** The first A and B of an adapter whose base lacks them. */
+    private final Map<String, AdapterWeights> initial = new LinkedHashMap<>();
 
     /** @param whole names of the base model's biases and weights that this adapter has copies of */
     private Adapter(Decoder decoder, int slot, LoraConfig config, List<String> modules, List<String> whole,
@@ -110,14 +113,37 @@ public final class Adapter implements AutoCloseable {
      * whole modules copies of the base model's.
      */
     public static Adapter create(Decoder decoder, int slot, LoraConfig config) {
+        return create(decoder, slot, config, null);
+    }
+
+    /**
+     * The same, or with {@link LoraConfig.Init#needsWeights} an adapter that begins with a part of the weights; then the
+     * base model may become another one, for all adapters on it, and what is saved is an adapter of twice the rank for
+     * the base as it was.
+     *
+     * @param weights the dense checkpoint, where the initial values need it; else null
+     */
+    public static Adapter create(Decoder decoder, int slot, LoraConfig config, SafetensorsView weights) {
         List<String> targets = TargetModules.resolve(config, decoder.linears().keySet());
         Adapter adapter = new Adapter(decoder, slot, config, targets, whole(decoder, config, targets), true);
         if (!decoder.backend().device().equals(Device.PLAN)) {
             List<String> all = new ArrayList<>(decoder.linears().keySet());
+            if (config.init().needsWeights() && weights == null) {
+                throw new IllegalArgumentException("--init-lora-weights " + config.init() + " needs the dense weights");
+            }
             for (String m : targets) {
                 Tensor a = adapter.store.param(m + A);
+                if (config.init().needsWeights()) {
+                    AdapterWeights pair = new WeightInit(decoder, config, weights).initialize(m, all.indexOf(m));
+                    adapter.upload(m + A, pair.a());
+                    adapter.upload(m + B, pair.b());
+                    if (config.init().changesBase()) {
+                        adapter.initial.put(m, pair);
+                    }
+                    continue;
+                }
                 Tensor host = Tensor.zeros(a.dtype(), a.shape());
-                if (config.init() == LoraConfig.Init.GAUSSIAN) {
+                if (config.init().kind() == LoraConfig.Init.Kind.GAUSSIAN) {
                     LoraInit.gaussian(host, config.seed(), all.indexOf(m));
                 } else {
                     LoraInit.kaimingUniform(host, config.seed(), all.indexOf(m));
@@ -244,17 +270,22 @@ public final class Adapter implements AutoCloseable {
         eachDora(Dora::refresh);
     }
 
-    /** Writes {@code adapter_config.json} and {@code adapter_model.safetensors}, which PEFT loads. */
+    /**
+     * Writes {@code adapter_config.json} and {@code adapter_model.safetensors}, which PEFT loads. Where the base became
+     * another one for this adapter, an adapter of twice the rank for the base as it was.
+     */
     public void save(Path directory) throws IOException {
         Map<String, AdapterWeights> weights = new LinkedHashMap<>();
         for (String m : modules) {
-            weights.put(m, new AdapterWeights(host(m + A), host(m + B), config.dora() ? host(m + MAGNITUDE) : null));
+            AdapterWeights now =
+                    new AdapterWeights(host(m + A), host(m + B), config.dora() ? host(m + MAGNITUDE) : null);
+            weights.put(m, initial.isEmpty() ? now : now.since(initial.get(m)));
         }
         Map<String, Tensor> others = new LinkedHashMap<>();
         for (String name : whole) {
             others.put(name, host(name));
         }
-        PeftAdapter.write(directory, config, weights, others);
+        PeftAdapter.write(directory, initial.isEmpty() ? config : config.forOriginalBase(), weights, others);
     }
 
     private Tensor host(String name) {

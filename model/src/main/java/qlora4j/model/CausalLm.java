@@ -1,6 +1,7 @@
 package qlora4j.model;
 
 import java.io.IOException;
+import java.io.UncheckedIOException;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -72,9 +73,25 @@ public final class CausalLm implements AutoCloseable {
         return directory.tokenizer();
     }
 
-    /** Attaches a new adapter to be trained. */
+    /**
+     * Attaches a new adapter to be trained. One that begins with a part of the weights (PiSSA, LoftQ) reads them again,
+     * and may change the base for all adapters.
+     */
     public Adapter attach(String name, LoraConfig config) {
-        return put(name, Adapter.create(decoder, freeSlot(name), config));
+        if (!config.init().needsWeights()) {
+            return put(name, Adapter.create(decoder, freeSlot(name), config));
+        }
+        if (config.init().changesBase() && !adapters.isEmpty()) {
+            throw new IllegalArgumentException("--init-lora-weights " + config.init() + " changes the base model, on"
+                    + " which there are adapters already: " + adapters.keySet());
+        }
+        try {
+            return put(name, Adapter.create(decoder, freeSlot(name), config, directory.weights()));
+        } catch (IOException e) {
+            throw new UncheckedIOException(e);
+        } finally {
+            directory.closeWeights();
+        }
     }
 
     /** Loads a PEFT adapter. */

@@ -250,8 +250,9 @@ public final class Decoder {
      * How a loss is computed.
      *
      * @param inputs where the inputs of checkpointed layers are kept; null: on the device
+     * @param noise what is added to the embeddings; null: nothing
      */
-    public record LossOptions(boolean gradients, boolean checkpointing, LayerInputStore inputs) {
+    public record LossOptions(boolean gradients, boolean checkpointing, LayerInputStore inputs, EmbeddingNoise noise) {
         public static final LossOptions EVALUATE = new LossOptions(false, false);
 
         public LossOptions {
@@ -261,9 +262,14 @@ public final class Decoder {
             }
         }
 
+        /** Without noise. */
+        public LossOptions(boolean gradients, boolean checkpointing, LayerInputStore inputs) {
+            this(gradients, checkpointing, inputs, null);
+        }
+
         /** All that is kept is kept on the device. */
         public LossOptions(boolean gradients, boolean checkpointing) {
-            this(gradients, checkpointing, null);
+            this(gradients, checkpointing, null, null);
         }
     }
 
@@ -288,6 +294,9 @@ public final class Decoder {
         Tensor labels = DeviceBatch.upload(s, Arrays.stream(labelled).map(i -> batch.labels()[i]).toArray());
         Adapters used = withRows(adapters, b);
         Tensor h = embed(s, b, used);
+        if (options.noise != null) {
+            DecoderOps.embeddingNoise(s, options.noise, b.samples, b.positions, b.cu, h);
+        }
         if (!options.gradients) {
             h = run(s, b, table, used, null, h, null);
             Tensor dh = head(s, used, h, index, labels, scale, loss, nll, false);

@@ -17,6 +17,16 @@ public interface DecoderKernels {
     void embeddingBackward(Stream s, Tensor tokens, Tensor dOut, Tensor dTable);
 
     /**
+     * Adds {@link EmbeddingNoise} to the rows of sequences, in place; its gradient is that of what it is added to.
+     *
+     * @param samples I32 [N] each row's sample in the global batch
+     * @param positions I32 [N]
+     * @param cu I32 [S + 1]
+     * @param h [N, C]
+     */
+    void embeddingNoise(Stream s, EmbeddingNoise noise, Tensor samples, Tensor positions, Tensor cu, Tensor h);
+
+    /**
      * {@code y = x·rstd·weight, rstd = 1/√(mean(x²) + eps)} (Zhang and Sennrich 2019; transformers' LlamaRMSNorm,
      * which rounds {@code x·rstd} to the compute type before it multiplies).
      *

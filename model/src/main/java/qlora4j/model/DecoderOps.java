@@ -1,6 +1,7 @@
 package qlora4j.model;
 
 import java.util.Arrays;
+import qlora4j.lora.Dropout;
 import qlora4j.tensor.Aliasing;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Device;
@@ -34,6 +35,22 @@ public final class DecoderOps {
         floats(op, "dOut", dOut, tokens.size(), dTable.cols());
         Aliasing.checkDisjoint(op, dTable, tokens, dOut);
         s.kernels(DecoderKernels.class).embeddingBackward(s, tokens, dOut, dTable);
+    }
+
+    /** See {@link DecoderKernels#embeddingNoise}. */
+    public static void embeddingNoise(Stream s, EmbeddingNoise noise, Tensor samples, Tensor positions, Tensor cu,
+            Tensor h) {
+        String op = "embeddingNoise";
+        rank2(op, "h", h);
+        ints(op, "samples", samples, h.dim(0));
+        ints(op, "positions", positions, h.dim(0));
+        ints(op, "cu", cu, cu.size());
+        ints(op, "step", noise.step(), 1);
+        if (cu.size() < 1 || h.cols() > Dropout.MAX_FEATURES) {
+            throw new IllegalArgumentException(op + ": cumulative lengths " + cu + " of " + h);
+        }
+        Aliasing.checkDisjoint(op, h, samples, positions, cu, noise.step());
+        s.kernels(DecoderKernels.class).embeddingNoise(s, noise, samples, positions, cu, h);
     }
 
     /** See {@link DecoderKernels#rmsNorm}. */

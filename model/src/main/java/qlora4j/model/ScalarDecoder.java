@@ -1,6 +1,8 @@
 package qlora4j.model;
 
+import qlora4j.lora.Dropout;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Philox;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
@@ -25,6 +27,30 @@ final class ScalarDecoder implements DecoderKernels {
             long to = (long) token(tokens, i, dTable) * n;
             for (int c = 0; c < n; c++) {
                 dTable.set(to + c, dTable.get(to + c) + dOut.get((long) i * n + c));
+            }
+        }
+    }
+
+    @Override
+    public void embeddingNoise(Stream s, EmbeddingNoise noise, Tensor samples, Tensor positions, Tensor cu, Tensor h) {
+        int n = h.cols();
+        int step = (int) noise.step().get(0);
+        int[] words = new int[4];
+        for (int q = 0; q + 1 < cu.size(); q++) {
+            int first = (int) cu.get(q);
+            int end = (int) cu.get(q + 1);
+            float magnitude = noise.magnitude(end - first, n);
+            for (int i = first; i < end; i++) {
+                for (int j = 0; j < n; j++) {
+                    if (j % 4 == 0) {
+                        Philox.words(noise.seed(), Dropout.counter(j / 4, EmbeddingNoise.MODULE),
+                                (int) positions.get(i), (int) samples.get(i), step, words);
+                    }
+                    long at = (long) i * n + j;
+                    float added = (2 * Philox.unit(words[j % 4]) - 1) * magnitude;
+                    double sum = h.get(at) + added;
+                    h.set(at, h.dtype() == DType.F64 ? sum : (float) sum);
+                }
             }
         }
     }

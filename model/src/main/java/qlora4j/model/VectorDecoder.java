@@ -10,6 +10,7 @@ import qlora4j.tensor.Tensor;
  */
 final class VectorDecoder implements DecoderKernels {
     private final VectorElementwise elementwise;
+    private final VectorEmbeddingNoise embeddingNoise;
     private final VectorNorm norm;
     private final VectorAttention attention;
     private final VectorAttentionBackward attentionBackward;
@@ -18,6 +19,7 @@ final class VectorDecoder implements DecoderKernels {
 
     VectorDecoder(Team team) {
         elementwise = new VectorElementwise(team);
+        embeddingNoise = new VectorEmbeddingNoise(team);
         norm = new VectorNorm(team);
         attention = new VectorAttention(team);
         attentionBackward = new VectorAttentionBackward(team);
@@ -32,6 +34,11 @@ final class VectorDecoder implements DecoderKernels {
     @Override
     public void embeddingBackward(Stream s, Tensor tokens, Tensor dOut, Tensor dTable) {
         elementwise.embeddingBackward(tokens, dOut, dTable);
+    }
+
+    @Override
+    public void embeddingNoise(Stream s, EmbeddingNoise noise, Tensor samples, Tensor positions, Tensor cu, Tensor h) {
+        embeddingNoise.add(noise, samples, positions, cu, h);
     }
 
     @Override

@@ -159,6 +159,7 @@ public final class SftTrainer implements AutoCloseable {
         m.put("--rank-pattern, --alpha-pattern", lora.patterns().rank() + ", " + lora.patterns().alpha());
         m.put("--use-rslora, --use-dora", lora.rsLora() + ", " + lora.dora());
         m.put("--bias, --modules-to-save", lora.bias() + ", " + lora.modulesToSave());
+        m.put("--init-lora-weights", lora.init().toString());
         m.put("--target-modules", Integer.toHexString(adapter.modules().hashCode()));
         m.put("compute dtype", lm.decoder().type().name());
         m.put("model", shape());

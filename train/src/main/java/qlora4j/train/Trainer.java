@@ -7,6 +7,7 @@ import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.model.Decoder;
 import qlora4j.model.Decoder.LossOptions;
+import qlora4j.model.EmbeddingNoise;
 import qlora4j.model.HostLayerInputs;
 import qlora4j.model.LayerInputStore;
 import qlora4j.model.TokenBatch;
@@ -95,7 +96,9 @@ public final class Trainer implements AutoCloseable {
     }
 
     private LossOptions options() {
-        return new LossOptions(true, settings.checkpointing(), inputs);
+        double alpha = settings.neftuneAlpha();
+        return new LossOptions(true, settings.checkpointing(), inputs,
+                alpha == 0 ? null : new EmbeddingNoise(alpha, settings.seed(), stepNumber));
     }
 
     /** Steps done. */

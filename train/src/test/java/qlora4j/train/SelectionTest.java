@@ -109,6 +109,23 @@ class SelectionTest {
         }
     }
 
+    /** Noise and grouping are functions of seed, step and rows: broken off anywhere, the run ends with the same bytes. */
+    @Test
+    void noiseAndGroupingResume() throws IOException {
+        TrainSettings settings = settings(Selection.LAST, 1, 0).with(true, 5);
+        Path whole = directory.resolve("noisy");
+        run(whole, settings, -1);
+        Path output = directory.resolve("noisy-stopped");
+        assertThatThrownBy(() -> run(output, settings, 5)).hasMessage("stopped");
+        assertThatThrownBy(() -> run(output, settings.with(true, 4), -1))
+                .hasMessageContaining("--neftune-noise-alpha 5.0");
+        run(output, settings, -1);
+        assertThat(output.resolve(ADAPTER)).hasSameBinaryContentAs(whole.resolve(ADAPTER));
+        Path quiet = directory.resolve("quiet");
+        run(quiet, settings.with(true, 0), -1);
+        assertThat(Files.mismatch(quiet.resolve(ADAPTER), whole.resolve(ADAPTER))).isNotEqualTo(-1);
+    }
+
     private static int best(Log log) {
         Map<Integer, Double> after = new TreeMap<>(log.losses);
         after.remove(0);
