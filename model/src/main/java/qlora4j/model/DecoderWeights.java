@@ -5,7 +5,7 @@ import qlora4j.tensor.Tensor;
 
 /** Where a {@link Decoder} gets its tensors from, by their names in a Hugging Face checkpoint. */
 public interface DecoderWeights {
-    /** A norm, embedding, head or bias on the device, in the type the decoder computes with. */
+    /** A norm, embedding, head or bias on the device, in the type the decoder computes with; a bfloat16 table may stay so. */
     Tensor dense(String name, long... shape);
 
     /** The weight of a linear layer {@code [out, in]}. */
