@@ -2,11 +2,11 @@ package qlora4j.gguf;
 
 import java.io.IOException;
 import java.nio.file.Path;
+import qlora4j.safetensors.SafetensorsException;
 
 /** A file that is not a valid GGUF file, or holds what is not supported. The message names the file and what in it. */
 public final class GgufException extends IOException {
     private static final long serialVersionUID = 1L;
-    private static final int SHOWN = 120;
 
     /** What is wrong: one kind per malformed input. */
     public enum Kind {
@@ -74,18 +74,8 @@ public final class GgufException extends IOException {
         return kind;
     }
 
-    /** Text of a file made fit for a message: in quotes, without control characters, cut where it is long. */
+    /** {@link SafetensorsException#quote}. */
     static String quote(String text) {
-        StringBuilder out = new StringBuilder("'");
-        int end = Math.min(text.length(), SHOWN);
-        for (int i = 0; i < end; i++) {
-            char c = text.charAt(i);
-            if (Character.isISOControl(c) || Character.isSurrogate(c)) {
-                out.append(String.format("\\u%04x", (int) c));
-            } else {
-                out.append(c);
-            }
-        }
-        return out.append(end < text.length() ? "...'" : "'").toString();
+        return SafetensorsException.quote(text);
     }
 }

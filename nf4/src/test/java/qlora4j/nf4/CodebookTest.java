@@ -120,4 +120,26 @@ class CodebookTest {
         assertThat(Nibbles.bytes(7)).isEqualTo(4);
         assertThat(Nibbles.bytes(8)).isEqualTo(4);
     }
+
+    @Test
+    void checkpointsListEveryZeroAsPositive() {
+        for (Codebook codebook : new Codebook[]{Codebook.NF4, Codebook.FP4}) {
+            float[] map = codebook.quantMap();
+            for (int code = 0; code < Codebook.SIZE; code++) {
+                float value = codebook.value(code);
+                assertThat(Float.floatToRawIntBits(map[code])).as("%s, code %d", codebook, code)
+                        .isEqualTo(value == 0 ? 0 : Float.floatToRawIntBits(value));
+            }
+        }
+    }
+
+    @Test
+    void kernelsAreToldHowCodesAreOrdered() {
+        assertThat(Codebook.NF4.signMagnitude()).isFalse();
+        assertThat(Codebook.FP4.signMagnitude()).isTrue();
+        assertThat(Codebook.NF4.codesByRank()).isEqualTo(0xfedcba9876543210L);
+        assertThat(Codebook.FP4.codesByRank()).isEqualTo(0x32547610L);
+        assertThat(Codebook.NF4.name()).isEqualTo("nf4").isEqualTo(Codebook.NF4.toString());
+        assertThat(Codebook.FP4.name()).isEqualTo("fp4").isEqualTo(Codebook.FP4.toString());
+    }
 }

@@ -109,7 +109,7 @@ public final class SafetensorsException extends IOException {
     }
 
     /** Text of a file made fit for a message: in quotes, without control characters, cut where it is long. */
-    static String quote(String text) {
+    public static String quote(String text) {
         StringBuilder out = new StringBuilder("'");
         int end = Math.min(text.length(), SHOWN);
         for (int i = 0; i < end; i++) {
