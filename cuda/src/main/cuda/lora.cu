@@ -156,10 +156,13 @@ struct Downs {
     Down of[3];
 };
 
+// So many that most rows are read at once: what counts is the latency.
+#define DOWN_THREADS 1024
+
 // A block has a row of A; its threads' sums are added halves to halves in the warps, then the warps in order.
 template <class T>
 __device__ void lora_down(const T *x, Rows rows, const f32 *a, int in, f32 *u, int u_stride) {
-    __shared__ float part[FEW][256 / WARP];
+    __shared__ float part[FEW][DOWN_THREADS / WARP];
     a += (long)blockIdx.x * in;
     float acc[FEW] = {};
     bool vector = in % 4 == 0 && aligned(x, 16) && aligned(a, 16);
@@ -243,7 +246,7 @@ __device__ void lora_up(const f32 *u, int u_stride, Rows rows, const f32 *b, int
             int add, T *y) {                                                                                           \
         add_rows(residual, bias, rows, n, add, y);                                                                     \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256) lora_down_##T(const T *x, int m, const int *slots, int slot,      \
+    extern "C" __global__ void __launch_bounds__(DOWN_THREADS) lora_down_##T(const T *x, int m, const int *slots, int slot,      \
             int in, const __grid_constant__ Downs all) {                                                               \
         const Down &d = all.of[blockIdx.y];                                                                            \
         if (blockIdx.x < d.rank) {                                                                                     \

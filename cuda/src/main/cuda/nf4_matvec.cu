@@ -64,23 +64,28 @@ __device__ __forceinline__ unsigned int decode(const unsigned char *table, unsig
 // A unit's constants, both levels applied, in the warp's own piece of shared memory. Blocks of 64 in rows of whole units
 // are read ahead, two a lane: of row lane / 2.
 struct Scales {
+    const void *absmax;
+    const float *absmax2;
     uint2 first;
     float second, offset;
 
-    __device__ void load(const Matrix4 &w, long start) {
+    __device__ void begin(const Matrix4 &w) {
+        absmax = w.absmax, absmax2 = w.absmax2, offset = w.absmax2 == nullptr ? 0 : *w.offset;
+    }
+
+    __device__ void load(long start) {
         long block = start >> 6;
-        if (w.absmax2 == nullptr) {
-            first = *(const uint2 *)((const float *)w.absmax + block);
+        if (absmax2 == nullptr) {
+            first = *(const uint2 *)((const float *)absmax + block);
         } else {
-            first.x = *(const unsigned short *)((const unsigned char *)w.absmax + block);
-            second = w.absmax2[block >> LOG_NESTED_BLOCKSIZE];
-            offset = *w.offset;
+            first.x = *(const unsigned short *)((const unsigned char *)absmax + block);
+            second = absmax2[block >> LOG_NESTED_BLOCKSIZE];
         }
     }
 
-    __device__ void store(bool nested, const float *map, float *own) const {
+    __device__ void store(const float *map, float *own) const {
         float2 v = make_float2(__uint_as_float(first.x), __uint_as_float(first.y));
-        if (nested) {
+        if (absmax2 != nullptr) {
             v.x = __fadd_rn(__fmul_rn(map[first.x & 255], second), offset);
             v.y = __fadd_rn(__fmul_rn(map[first.x >> 8], second), offset);
         }
@@ -90,16 +95,15 @@ struct Scales {
 };
 
 // Other layouts: of each row from the block with the unit's first column on.
-__device__ __noinline__ void make_scales(const Matrix4 &w, int row, int column, int in, int log_blocksize,
-        const float *map, float *own) {
+__device__ __noinline__ void make_scales(const void *absmax, const float *absmax2, float offset, int out, int row,
+        int column, int in, int log_blocksize, const float *map, float *own) {
     for (int i = threadIdx.x % WARP; i < TILE_ROWS * UNIT_SCALES; i += WARP) {
-        long start = (long)min(row + i / UNIT_SCALES, w.out - 1) * in;
+        long start = (long)min(row + i / UNIT_SCALES, out - 1) * in;
         long last = start + min(column + UNIT, in) - 1 >> log_blocksize;
         long block = min((start + column >> log_blocksize) + i % UNIT_SCALES, last);
-        own[i / UNIT_SCALES * SCALE_STRIDE + i % UNIT_SCALES] = w.absmax2 == nullptr
-                ? ((const float *)w.absmax)[block]
-                : __fadd_rn(__fmul_rn(map[((const unsigned char *)w.absmax)[block]],
-                        w.absmax2[block >> LOG_NESTED_BLOCKSIZE]), *w.offset);
+        own[i / UNIT_SCALES * SCALE_STRIDE + i % UNIT_SCALES] = absmax2 == nullptr ? ((const float *)absmax)[block]
+                : __fadd_rn(__fmul_rn(map[((const unsigned char *)absmax)[block]],
+                        absmax2[block >> LOG_NESTED_BLOCKSIZE]), offset);
     }
 }
 
@@ -127,16 +131,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
     bool pairs = log_blocksize == 6 && in % UNIT == 0;
     Scales constants;
     float *own = scales[warp];
-    const Matrix4 *w;
     const unsigned char *row0, *row1;
     long scale_row;
+    int row, out;       // of what is read ahead: the tile's first row, the matrix's rows
     // Nothing is read beyond a matrix: rows too far are taken to be the last, and so are columns.
     auto begin_rows = [&]() {
-        w = &all.of[matrix_of(all, first_tile + ahead)];
-        int row = (first_tile + ahead - w->first_tile) * TILE_ROWS;
-        row0 = w->packed + (long)min(row + g, w->out - 1) * in / 2;
-        row1 = w->packed + (long)min(row + g + 8, w->out - 1) * in / 2;
-        scale_row = (long)min(row + lane / 2, w->out - 1) * in + lane % 2 * STRETCH;
+        const Matrix4 &w = all.of[matrix_of(all, first_tile + ahead)];
+        row = (first_tile + ahead - w.first_tile) * TILE_ROWS;
+        out = w.out;
+        row0 = w.packed + (long)min(row + g, out - 1) * in / 2;
+        row1 = w.packed + (long)min(row + g + 8, out - 1) * in / 2;
+        scale_row = (long)min(row + lane / 2, out - 1) * in + lane % 2 * STRETCH;
+        constants.begin(w);
     };
     auto read = [&](uint4 *to, int stretch) {
         int from = min(ahead_column + stretch * STRETCH + 32 * t, in - 32) / 2;
@@ -149,7 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
         read(words[0], 0);
         read(words[1], 1);
         if (pairs) {
-            constants.load(*w, scale_row + ahead_column);
+            constants.load(scale_row + ahead_column);
         }
     }
     // Everything that is needed first is asked for before any of it is used.
@@ -178,12 +184,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
         // Where in the unit's first blocks rows g and g + 8 begin: 0 where blocks are aligned.
         int o0 = 0, o1 = 0;
         if (pairs) {
-            constants.store(w->absmax2 != nullptr, map_values, own);
+            constants.store(map_values, own);
         } else {
-            int row = (first_tile + j - w->first_tile) * TILE_ROWS;
-            make_scales(*w, row, column, in, log_blocksize, map_values, own);
-            o0 = (int)((long)min(row + g, w->out - 1) * in + column & (1 << log_blocksize) - 1);
-            o1 = (int)((long)min(row + g + 8, w->out - 1) * in + column & (1 << log_blocksize) - 1);
+            make_scales(constants.absmax, constants.absmax2, constants.offset, out, row, column, in, log_blocksize,
+                    map_values, own);
+            o0 = (int)((long)min(row + g, out - 1) * in + column & (1 << log_blocksize) - 1);
+            o1 = (int)((long)min(row + g + 8, out - 1) * in + column & (1 << log_blocksize) - 1);
         }
         __syncwarp();
         bool last = column + UNIT >= in || left == 1;
@@ -195,7 +201,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
                 begin_rows();
             }
             if (pairs) {
-                constants.load(*w, scale_row + ahead_column);
+                constants.load(scale_row + ahead_column);
             }
         }
 #pragma unroll

@@ -105,7 +105,8 @@ public final class BenchRun {
             new KernelBench(backend, config, ceilings, report).run();
         }
         if (source != null) {
-            model(targets, source, config, ceilings, report, print);
+            backend.ledger().resetPeak();
+            model(backend, targets, source, config, ceilings, report, print);
         }
         Map<String, String> machine = machine(backend);
         machine.put("compute dtype", config.typeName());
@@ -118,17 +119,19 @@ public final class BenchRun {
         return new Results("qlora4j", machine, figures);
     }
 
-    private static void model(Set<Target> targets, Source source, BenchSettings config, Ceilings ceilings,
-            Consumer<Figure> report, Consumer<String> print) throws IOException {
+    private static void model(Backend backend, Set<Target> targets, Source source, BenchSettings config,
+            Ceilings ceilings, Consumer<Figure> report, Consumer<String> print) throws IOException {
         long start = System.nanoTime();
         Opened opened = source.open();
+        double most = backend.ledger().peak() / 1e9;
         LoraConfig lora = new LoraConfig(config.rank(), config.rank(), config.dropout(),
                 List.of(LoraConfig.ALL_LINEAR), null, BenchSettings.SEED);
         try (AutoCloseable _ = opened.memory(); Adapter adapter = Adapter.create(opened.decoder(), 0, lora)) {
             print.accept(
-                    String.format(Locale.ROOT, "model: %s, %.2f G parameters in linear layers, %s, there in %.1f s",
+                    String.format(Locale.ROOT, "model: %s, %.2f G parameters in linear layers, %s, there in %.1f s,"
+                            + " at most %.2f GB held meanwhile",
                             source.name(), Work.linearParameters(source.config()) / 1e9, config.typeName(),
-                            Timing.since(start)));
+                            Timing.since(start), most));
             if (targets.contains(Target.TRAIN)) {
                 TrainBench.run(opened.decoder(), adapter, config, ceilings, report);
             }

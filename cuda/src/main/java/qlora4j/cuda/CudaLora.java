@@ -27,6 +27,8 @@ final class CudaLora implements LoraKernels {
     private static final int THREADS = 256;
     private static final int PIECE = 8;
     private static final int SUM_COLUMNS = 32;
+    /** Threads that share a row of A, at most 1024. */
+    private static final int DOWN_THREADS = 1024;
     /** Threads of lora_up that share an output. */
     private static final int SHARE = 8;
     /** Dropout looks at the upper 24 bits of a word. */
@@ -164,7 +166,7 @@ final class CudaLora implements LoraKernels {
                 rank = Math.max(rank, pairs[i].rank());
             }
         }
-        down.get(x).launch(s, rank, n, 1, THREADS, 0,
+        down.get(x).launch(s, rank, n, 1, DOWN_THREADS, 0,
                 Kernel.args().ptr(x).i32(x.rows()).ptr(slots).i32(slot).i32(x.cols()).bytes(all, 8));
     }
 

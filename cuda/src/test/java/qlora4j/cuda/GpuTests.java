@@ -5,6 +5,7 @@ import static org.junit.platform.engine.discovery.DiscoverySelectors.selectPacka
 import java.io.PrintWriter;
 import java.util.ArrayList;
 import java.util.List;
+import jcuda.driver.JCudaDriver;
 import org.junit.platform.engine.Filter;
 import org.junit.platform.engine.TestExecutionResult;
 import org.junit.platform.engine.discovery.ClassNameFilter;
@@ -27,6 +28,14 @@ final class GpuTests {
 
     public static void main(String[] arguments) {
         List<Filter<?>> filters = new ArrayList<>(List.of(TagFilter.includeTags("gpu")));
+        int[] gpus = new int[1];
+        if (CudaDriver.unavailable().isEmpty()) {
+            JCudaDriver.cuDeviceGetCount(gpus);
+        }
+        if (gpus[0] < 2) {
+            filters.add(TagFilter.excludeTags("gpus"));
+            System.out.println("not run: tests that need two GPUs; there is " + gpus[0]);
+        }
         if (arguments.length > 0) {
             filters.add(ClassNameFilter.includeClassNamePatterns(arguments[0]));
         }
