@@ -2,7 +2,6 @@ package qlora4j.cli;
 
 import java.io.IOException;
 import java.io.PrintWriter;
-import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -12,7 +11,6 @@ import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
-import qlora4j.blockwise.QuantConfig;
 import qlora4j.model.CausalLm;
 import qlora4j.model.CausalLm.GenerateOptions;
 import qlora4j.model.ChatSession;
@@ -42,9 +40,8 @@ final class Chat implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--model", required = true, paramLabel = "DIR|OWNER/NAME",
-            description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
-    private Path model;
+    @Mixin
+    private ModelOptions model;
 
     @Option(names = "--system", paramLabel = "TEXT", description = "The system message.")
     private String system;
@@ -52,20 +49,11 @@ final class Chat implements Callable<Integer> {
     @Option(names = "--verbose", description = "Say after each answer how many tokens it took and how fast.")
     private boolean verbose;
 
-    @Option(names = "--no-quantize", description = "Leave a dense model's layers dense.")
-    private boolean noQuantize;
-
     @Mixin
     private AdapterOptions adapters;
 
     @Mixin
     private SamplingOptions sampling;
-
-    @Mixin
-    private ComputeOptions compute;
-
-    @Mixin
-    private BackendOptions backend;
 
     private ChatConsole console;
     private ChatSession session;
@@ -75,12 +63,12 @@ final class Chat implements Callable<Integer> {
     public Integer call() throws IOException {
         PrintWriter err = spec.commandLine().getErr();
         String first = adapters.name();
-        DecoderLoader loader = new DecoderLoader(noQuantize ? null : QuantConfig.QLORA, compute.dtype());
-        ModelDirectory directory = ModelDirectory.open(HubModels.directory(model, err));
+        DecoderLoader loader = model.loader();
+        ModelDirectory directory = model.directory();
         Backend started;
         try {
             options = sampling.of(directory.generation());
-            started = backend.open();
+            started = model.backend();
         } catch (RuntimeException e) {
             directory.close();
             throw e;

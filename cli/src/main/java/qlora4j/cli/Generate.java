@@ -3,7 +3,6 @@ package qlora4j.cli;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
-import java.nio.file.Path;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -13,7 +12,6 @@ import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Model.CommandSpec;
 import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
-import qlora4j.blockwise.QuantConfig;
 import qlora4j.model.CausalLm;
 import qlora4j.model.CausalLm.GenerateOptions;
 import qlora4j.model.DecoderLoader;
@@ -35,9 +33,8 @@ final class Generate implements Callable<Integer> {
     @Spec
     private CommandSpec spec;
 
-    @Option(names = "--model", required = true, paramLabel = "DIR|OWNER/NAME",
-            description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
-    private Path model;
+    @Mixin
+    private ModelOptions model;
 
     @Option(names = "--all", description = "Answer with the base and with each adapter.")
     private boolean all;
@@ -53,20 +50,11 @@ final class Generate implements Callable<Integer> {
     @Option(names = "--chat", description = "The same as --template chat.")
     private boolean chat;
 
-    @Option(names = "--no-quantize", description = "Leave a dense model's layers dense.")
-    private boolean noQuantize;
-
     @Mixin
     private AdapterOptions adapters;
 
     @Mixin
     private SamplingOptions sampling;
-
-    @Mixin
-    private ComputeOptions compute;
-
-    @Mixin
-    private BackendOptions backend;
 
     private PrintWriter out;
 
@@ -75,15 +63,15 @@ final class Generate implements Callable<Integer> {
         out = spec.commandLine().getOut();
         List<String> chosen = chosen();
         String text = prompt == null ? standardInput() : prompt;
-        DecoderLoader loader = new DecoderLoader(noQuantize ? null : QuantConfig.QLORA, compute.dtype());
-        ModelDirectory directory = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
+        DecoderLoader loader = model.loader();
+        ModelDirectory directory = model.directory();
         int[] ids;
         GenerateOptions options;
         Backend started;
         try {
             ids = ids(directory, text);
             options = options(directory, ids.length);
-            started = backend.open();
+            started = model.backend();
         } catch (IOException | RuntimeException e) {
             directory.close();
             throw e;
