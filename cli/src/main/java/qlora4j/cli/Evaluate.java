@@ -52,9 +52,8 @@ final class Evaluate implements Callable<Integer> {
             description = "The base model: a Hugging Face model directory, dense or 4-bit, or a model of the hub.")
     private Path model;
 
-    @Option(names = "--adapter", paramLabel = "NAME=DIR",
-            description = "A PEFT adapter and what to call it; can be repeated. DIR alone is called as its last part.")
-    private List<String> adapters = List.of();
+    @Mixin
+    private NamedAdapters adapters;
 
     @Mixin
     private DataOptions data;
@@ -114,7 +113,7 @@ final class Evaluate implements Callable<Integer> {
         if (batch < 1) {
             throw new IllegalArgumentException("--per-device-eval-batch-size " + batch + ": must be at least 1");
         }
-        Map<String, Path> named = NamedAdapters.parse(adapters);
+        Map<String, Path> named = adapters.named();
         Path directory = HubModels.directory(model, spec.commandLine().getErr());
         Material material;
         boolean fourBits;
@@ -134,7 +133,7 @@ final class Evaluate implements Callable<Integer> {
         try (Backend opened = backend.open();
                 CausalLm lm = CausalLm.load(directory, opened,
                         new DecoderLoader(QuantConfig.QLORA, compute.dtype()))) {
-            NamedAdapters.load(named, lm, spec.commandLine().getErr());
+            adapters.load(lm, spec.commandLine().getErr());
             score(lm, CausalLm.BASE, FOUR_BITS, material);
             for (String name : named.keySet()) {
                 score(lm, name, name, material);

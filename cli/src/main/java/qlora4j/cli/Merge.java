@@ -6,7 +6,6 @@ import java.nio.file.Path;
 import java.util.Comparator;
 import java.util.List;
 import java.util.Locale;
-import java.util.Map;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -24,8 +23,6 @@ import qlora4j.tensor.DType;
         "First it prints for each layer how much of what the adapter adds is lost when the sum is stored (error/delta);"
                 + " then it writes."})
 final class Merge implements Callable<Integer> {
-    private static final Map<String, DType> TYPES = Map.of("float32", DType.F32, "bfloat16", DType.BF16, "float16",
-            DType.F16);
     /** From here on a requantized model is no longer the adapter's. */
     private static final double MUCH = 0.5;
 
@@ -58,13 +55,11 @@ final class Merge implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         PrintWriter out = spec.commandLine().getOut();
-        if (dtype != null && !TYPES.containsKey(dtype)) {
-            throw new IllegalArgumentException("--dtype " + dtype + ": expected float32, bfloat16 or float16");
-        }
+        DType stored = StoredType.of(dtype);
         try (ModelDirectory source = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
                 Backend opened = backend.open();
                 ModelMerger merger = new ModelMerger(source, HubModels.directory(adapter, spec.commandLine().getErr()),
-                        into, dtype == null ? null : TYPES.get(dtype),
+                        into, stored,
                         opened)) {
             merger.doubt().ifPresent(Warnings::print);
             List<ModelMerger.Layer> layers = merger.measure(layer -> {

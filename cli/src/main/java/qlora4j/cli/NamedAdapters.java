@@ -6,15 +6,17 @@ import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import picocli.CommandLine.Option;
 import qlora4j.model.CausalLm;
 
 /** Adapters as {@code --adapter NAME=DIR} names them. */
 final class NamedAdapters {
-    private NamedAdapters() {
-    }
+    @Option(names = "--adapter", paramLabel = "NAME=DIR",
+            description = "A PEFT adapter and what to call it; can be repeated. DIR alone is called as its last part.")
+    private List<String> adapters = List.of();
 
-    /** Names and directories; a directory alone is called as its last part. */
-    static Map<String, Path> parse(List<String> adapters) {
+    /** The adapters' places by name, in the order of the flags. */
+    Map<String, Path> named() {
         Map<String, Path> named = new LinkedHashMap<>();
         for (String adapter : adapters) {
             int equals = adapter.indexOf('=');
@@ -30,8 +32,8 @@ final class NamedAdapters {
     }
 
     /** Loads them into a model. */
-    static void load(Map<String, Path> named, CausalLm lm, PrintWriter err) throws IOException {
-        for (Map.Entry<String, Path> e : named.entrySet()) {
+    void load(CausalLm lm, PrintWriter err) throws IOException {
+        for (Map.Entry<String, Path> e : named().entrySet()) {
             lm.load(e.getKey(), HubModels.directory(e.getValue(), err));
         }
     }

@@ -4,7 +4,6 @@ import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.file.Path;
 import java.util.Locale;
-import java.util.Map;
 import java.util.concurrent.Callable;
 import picocli.CommandLine.Command;
 import picocli.CommandLine.Mixin;
@@ -24,8 +23,6 @@ import qlora4j.tensor.DType;
                 + " loads.",
         "Norms, embeddings and the head stay dense."})
 final class Quantize implements Callable<Integer> {
-    private static final Map<String, DType> TYPES = Map.of("float32", DType.F32, "bfloat16", DType.BF16, "float16",
-            DType.F16);
     private static final double MB = 1e6;
 
     @Spec
@@ -60,9 +57,7 @@ final class Quantize implements Callable<Integer> {
     @Override
     public Integer call() throws IOException {
         PrintWriter out = spec.commandLine().getOut();
-        if (dtype != null && !TYPES.containsKey(dtype)) {
-            throw new IllegalArgumentException("--dtype " + dtype + ": expected float32, bfloat16 or float16");
-        }
+        DType stored = StoredType.of(dtype);
         if (!type.equals(QuantType.NF4.toString()) && !type.equals(QuantType.FP4.toString())) {
             throw new IllegalArgumentException("--quant-type " + type + ": expected nf4 or fp4");
         }
@@ -70,7 +65,7 @@ final class Quantize implements Callable<Integer> {
         try (ModelDirectory source = ModelDirectory.open(HubModels.directory(model, spec.commandLine().getErr()));
                 Backend opened = backend.open()) {
             CheckpointQuantizer.Report r = CheckpointQuantizer.quantize(source, output, config,
-                    dtype == null ? null : TYPES.get(dtype), opened, layer -> {
+                    stored, opened, layer -> {
                         out.printf(Locale.ROOT, "%s: %.3f bits/param, mean error %.3e, max %.3e%n", layer.name(),
                                 8.0 * layer.bytes() / layer.parameters(), layer.meanError(), layer.maxError());
                         out.flush();
