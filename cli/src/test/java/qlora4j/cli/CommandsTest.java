@@ -1,10 +1,9 @@
 package qlora4j.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static qlora4j.cli.Ran.run;
 
 import java.io.IOException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.lang.ProcessBuilder.Redirect;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -18,7 +17,6 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import picocli.CommandLine;
 
 /** The commands in one process, on a tiny model. */
 class CommandsTest {
@@ -31,10 +29,6 @@ class CommandsTest {
         }
     }
 
-    /** What a command did. */
-    private record Ran(int code, String out, String err) {
-    }
-
     @TempDir
     private Path folder;
     private Path model;
@@ -44,18 +38,6 @@ class CommandsTest {
     void files() throws IOException {
         model = TinyModel.write(folder.resolve("model"), 7);
         data = TinyModel.data(folder.resolve("rows.jsonl"), 12);
-    }
-
-    private static Ran run(List<String> arguments) {
-        StringWriter out = new StringWriter();
-        StringWriter err = new StringWriter();
-        CommandLine line = Main.commandLine().setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true));
-        int code = Main.execute(line, arguments.toArray(String[]::new));
-        return new Ran(code, out.toString(), err.toString());
-    }
-
-    private static Ran run(String... arguments) {
-        return run(List.of(arguments));
     }
 
     private List<String> finetune(Path output, String... more) {
@@ -70,25 +52,26 @@ class CommandsTest {
     void trainsAnAdapterThatGenerateUses() throws IOException {
         Path output = folder.resolve("out");
         Ran trained = run(finetune(output, "--max-steps", "3", "--eval-split", "0.25", "--gradient_checkpointing"));
-        assertThat(trained.code).as(trained.err).isZero();
+        assertThat(trained.code()).as(trained.err()).isZero();
         assertThat(output.resolve("adapter_config.json")).isNotEmptyFile();
         assertThat(output.resolve(ADAPTER)).isNotEmptyFile();
         assertThat(output.resolve("metrics.jsonl")).isNotEmptyFile();
-        assertThat(trained.out.lines()).anyMatch(l -> l.startsWith("data: 9 rows: 9 kept"))
+        assertThat(trained.out().lines()).anyMatch(l -> l.startsWith("data: 9 rows: 9 kept"))
                 .anyMatch(l -> l.startsWith("held out: 3 rows: 3 kept"))
                 .anyMatch(l -> l.startsWith("step 0: held-out NLL")).anyMatch(l -> l.startsWith("step 3: held-out NLL"))
                 .anyMatch(l -> l.startsWith("step 3/3  loss ")).anyMatch(l -> l.startsWith("memory at its peak: "))
                 .anyMatch(l -> l.equals("adapter: " + output));
-        assertThat(trained.out.indexOf("memory predicted: ")).isBetween(0, trained.out.indexOf("trainable params: "));
-        String predicted = lineAfter(trained.out, "memory predicted: ");
-        String measured = lineAfter(trained.out, "memory measured:  ");
+        assertThat(trained.out().indexOf("memory predicted: ")).isBetween(0,
+                trained.out().indexOf("trainable params: "));
+        String predicted = lineAfter(trained.out(), "memory predicted: ");
+        String measured = lineAfter(trained.out(), "memory measured:  ");
         assertThat(measured).isEqualTo(predicted);
 
         Ran text = run("generate", "--model", model.toString(), "--adapter", "mine=" + output, "--all", "--chat",
                 "--prompt", "Say the number 3.", "--max-new-tokens", "5", "--temperature", "0");
-        assertThat(text.code).as(text.err).isZero();
-        assertThat(text.out).startsWith("[base]").contains("[mine]");
-        assertThat(text.err).contains("backend: ");
+        assertThat(text.code()).as(text.err()).isZero();
+        assertThat(text.out()).startsWith("[base]").contains("[mine]");
+        assertThat(text.err()).contains("backend: ");
     }
 
     private static String lineAfter(String text, String start) {
@@ -99,7 +82,7 @@ class CommandsTest {
     void aKilledRunResumesToTheSameBytes() throws Exception {
         Path whole = folder.resolve("whole");
         String[] run = {"--max-steps", "24", "--save-steps", "1", "--save-total-limit", "3"};
-        assertThat(run(finetune(whole, run)).code).isZero();
+        assertThat(run(finetune(whole, run)).code()).isZero();
 
         Path killed = folder.resolve("killed");
         List<String> command = new ArrayList<>(List.of(Path.of(System.getProperty("java.home"), "bin", "java")
@@ -108,19 +91,19 @@ class CommandsTest {
                 System.getProperty("java.class.path"), Child.class.getName()));
         command.addAll(finetune(killed, run));
         Process process = new ProcessBuilder(command).redirectOutput(Redirect.DISCARD)
-                .redirectError(folder.resolve("killed.err").toFile()).start();
+                .redirectError(folder.resolve("killed.err()").toFile()).start();
         while (process.isAlive() && checkpoints(killed).size() < 2) {
             process.waitFor(1, TimeUnit.MILLISECONDS);
         }
         process.destroyForcibly().waitFor();
-        assertThat(killed.resolve(ADAPTER)).as(Files.readString(folder.resolve("killed.err"))).doesNotExist();
+        assertThat(killed.resolve(ADAPTER)).as(Files.readString(folder.resolve("killed.err()"))).doesNotExist();
         assertThat(checkpoints(killed)).isNotEmpty();
 
         List<String> again = finetune(killed, run);
         again.add("--resume");
         Ran resumed = run(again);
-        assertThat(resumed.code).as(resumed.err).isZero();
-        assertThat(resumed.out).contains("resuming from " + killed.resolve("checkpoint-"));
+        assertThat(resumed.code()).as(resumed.err()).isZero();
+        assertThat(resumed.out()).contains("resuming from " + killed.resolve("checkpoint-"));
         assertThat(killed.resolve(ADAPTER)).hasSameBinaryContentAs(whole.resolve(ADAPTER));
         assertThat(killed.resolve("adapter_config.json"))
                 .hasSameBinaryContentAs(whole.resolve("adapter_config.json"));
@@ -139,21 +122,21 @@ class CommandsTest {
     void resumeWithoutACheckpointStartsAnew() {
         Path output = folder.resolve("out");
         Ran ran = run(finetune(output, "--max-steps", "1", "--resume"));
-        assertThat(ran.code).as(ran.err).isZero();
-        assertThat(ran.out).contains("no checkpoint in " + output + ": starting anew");
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).contains("no checkpoint in " + output + ": starting anew");
     }
 
     @Test
     void anAdapterIsNotOverwrittenUnasked() {
         Path output = folder.resolve("out");
-        assertThat(run(finetune(output, "--max-steps", "1")).code).isZero();
+        assertThat(run(finetune(output, "--max-steps", "1")).code()).isZero();
         Ran refused = run(finetune(output, "--max-steps", "1"));
-        assertThat(refused.code).isEqualTo(2);
-        assertThat(refused.err).contains("qlora: --output " + output, "--overwrite-output-dir", "--resume");
-        assertThat(run(finetune(output, "--max-steps", "1", "--overwrite-output-dir", "--eval-split", "2")).code)
+        assertThat(refused.code()).isEqualTo(2);
+        assertThat(refused.err()).contains("qlora: --output " + output, "--overwrite-output-dir", "--resume");
+        assertThat(run(finetune(output, "--max-steps", "1", "--overwrite-output-dir", "--eval-split", "2")).code())
                 .isEqualTo(2);
         assertThat(output.resolve(ADAPTER)).as("a refused run deletes nothing").exists();
-        assertThat(run(finetune(output, "--max-steps", "1", "--overwrite_output_dir")).code).isZero();
+        assertThat(run(finetune(output, "--max-steps", "1", "--overwrite_output_dir")).code()).isZero();
     }
 
     /** A 4-bit directory holds what loading the dense model in 4 bits gives, so both write the same text. */
@@ -163,55 +146,55 @@ class CommandsTest {
         Ran trained = run(finetune(output, "--max-steps", "3", "--use-dora", "--use-rslora", "--rank-pattern",
                 "q_proj=2", "--alpha-pattern", "v_proj=8", "--layers-to-transform", "1", "--modules-to-save", "norm",
                 "--loraplus-lr-ratio", "4", "--optim", "paged_adamw_8bit", "--optim-resident", "50%"));
-        assertThat(trained.code).as(trained.err).isZero();
+        assertThat(trained.code()).as(trained.err()).isZero();
         Ran inspected = run("inspect", output.toString());
-        assertThat(inspected.out).contains(
+        assertThat(inspected.out()).contains(
                 "in layers [1], rank-stabilized, DoRA, ranks {q_proj=2}, alphas {v_proj=8.0}",
                 "modules to save [norm]", "base_model.model.model.norm.weight",
                 "layers.1.self_attn.q_proj.lora_magnitude_vector");
-        assertThat(inspected.out).doesNotContain("layers.0.self_attn.q_proj");
+        assertThat(inspected.out()).doesNotContain("layers.0.self_attn.q_proj");
 
         Path merged = folder.resolve("merged");
         Ran ran = run("merge", "--model", model.toString(), "--adapter", output.toString(), "--output",
                 merged.toString(), "--into", "dequantized", "--dtype", "float32");
-        assertThat(ran.code).as(ran.err).isZero();
-        assertThat(ran.out).contains("model.layers.1.mlp.up_proj.weight: delta ", "error/delta ",
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).contains("model.layers.1.mlp.up_proj.weight: delta ", "error/delta ",
                 "into dequantized weights");
-        assertThat(ran.err).doesNotContain("trained on");
+        assertThat(ran.err()).doesNotContain("trained on");
         assertThat(greedy(merged)).isNotBlank();
         Ran again = run("merge", "--model", model.toString(), "--adapter", output.toString(), "--output",
                 merged.toString());
-        assertThat(again.code).isEqualTo(2);
-        assertThat(again.err).contains("a model is there already");
+        assertThat(again.code()).isEqualTo(2);
+        assertThat(again.err()).contains("a model is there already");
     }
 
     @Test
     void quantizesToADirectoryThatLoads() {
         Path output = folder.resolve("nf4");
         Ran ran = run("quantize", "--model", model.toString(), "--output", output.toString());
-        assertThat(ran.code).as(ran.err).isZero();
-        assertThat(ran.out).contains("bits/param", "MB before", "mean absolute error", "largest error");
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).contains("bits/param", "MB before", "mean absolute error", "largest error");
         assertThat(greedy(output)).isEqualTo(greedy(model)).isNotBlank();
 
         Ran inspected = run("inspect", output.toString());
-        assertThat(inspected.code).as(inspected.err).isZero();
-        assertThat(inspected.out).contains("metadata: format = pt", "4-bit together: 14 layers", "U8: ", "F32: ")
+        assertThat(inspected.code()).as(inspected.err()).isZero();
+        assertThat(inspected.out()).contains("metadata: format = pt", "4-bit together: 14 layers", "U8: ", "F32: ")
                 .contains(
                         "model.layers.1.mlp.up_proj.weight  nf4[48, 32] (blocks of 64, double quantization, was F32)");
 
         Ran again = run("quantize", "--model", model.toString(), "--output", output.toString());
-        assertThat(again.code).isEqualTo(2);
-        assertThat(again.err).contains("a model is there already");
+        assertThat(again.code()).isEqualTo(2);
+        assertThat(again.err()).contains("a model is there already");
         Ran twice = run("quantize", "--model", output.toString(), "--output", folder.resolve("x").toString());
-        assertThat(twice.code).isEqualTo(2);
-        assertThat(twice.err).contains("the model is in 4 bits already");
+        assertThat(twice.code()).isEqualTo(2);
+        assertThat(twice.err()).contains("the model is in 4 bits already");
     }
 
     private static String greedy(Path directory) {
         Ran ran = run("generate", "--model", directory.toString(), "--prompt", "Say", "--max-new-tokens", "8",
                 "--temperature", "0");
-        assertThat(ran.code).as(ran.err).isZero();
-        return ran.out;
+        assertThat(ran.code()).as(ran.err()).isZero();
+        return ran.out();
     }
 
     @Test
@@ -258,12 +241,12 @@ class CommandsTest {
         Files.copy(model.resolve("model.safetensors"), adapter.resolve(ADAPTER));
         Files.writeString(adapter.resolve("adapter_config.json"), "{\n");
         Ran ran = run(generate("--prompt", "Say", "--adapter", adapter.toString()));
-        assertThat(ran.code).isEqualTo(2);
-        assertThat(ran.err.lines().filter(l -> !l.startsWith("backend: "))).hasSize(1).first().asString()
+        assertThat(ran.code()).isEqualTo(2);
+        assertThat(ran.err().lines().filter(l -> !l.startsWith("backend: "))).hasSize(1).first().asString()
                 .startsWith("qlora: " + adapter).contains("not valid JSON").doesNotContain("REDACTED");
         Files.writeString(model.resolve("config.json"), "{\n");
         Ran base = run(generate("--prompt", "Say"));
-        assertThat(base.err.lines()).hasSize(1).first().asString().startsWith("qlora: " + model)
+        assertThat(base.err().lines()).hasSize(1).first().asString().startsWith("qlora: " + model)
                 .contains("not valid JSON").doesNotContain("REDACTED");
     }
 
@@ -271,7 +254,7 @@ class CommandsTest {
     @Test
     void anAdapterOfAnotherModelIsRefusedByItsName() throws IOException {
         Path adapter = folder.resolve("adapter");
-        assertThat(run(finetune(adapter, "--max-steps", "1")).code).isZero();
+        assertThat(run(finetune(adapter, "--max-steps", "1")).code()).isZero();
         String bytes = Files.readString(adapter.resolve(ADAPTER), StandardCharsets.ISO_8859_1);
         Files.writeString(adapter.resolve(ADAPTER), bytes.replace("down_proj", "____proj").replace("gate_proj",
                 "down_proj").replace("____proj", "gate_proj"), StandardCharsets.ISO_8859_1);
@@ -289,8 +272,8 @@ class CommandsTest {
 
     private static void assertError(List<String> arguments, String said) {
         Ran ran = run(arguments);
-        assertThat(ran.code).as("%s: %s", arguments, ran.err).isEqualTo(2);
-        assertThat(ran.err).contains("qlora: ", said).doesNotContain("\tat ");
+        assertThat(ran.code()).as("%s: %s", arguments, ran.err()).isEqualTo(2);
+        assertThat(ran.err()).contains("qlora: ", said).doesNotContain("\tat ");
     }
 
     @Test
@@ -307,7 +290,7 @@ class CommandsTest {
     void warningsAreSingleLines() throws IOException {
         Files.writeString(model.resolve("generation_config.json"), "{\"eos_token_id\": 2, \"num_beams\": 4}");
         Ran ran = run("generate", "--model", model.toString(), "--prompt", "Say", "--max-new-tokens", "1");
-        assertThat(ran.err.lines().filter(l -> l.contains("num_beams"))).hasSize(1).first().asString()
+        assertThat(ran.err().lines().filter(l -> l.contains("num_beams"))).hasSize(1).first().asString()
                 .startsWith("warning: " + model);
     }
 

@@ -1,32 +1,20 @@
 package qlora4j.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static qlora4j.cli.Ran.run;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import picocli.CommandLine;
 
 /** {@code evaluate}: an adapter that has learned two rows by heart, beside the base that has not. */
 class EvaluateTest {
-    private record Ran(int code, String out, String err) {
-    }
-
     @TempDir
     private Path folder;
-
-    private static Ran run(String... arguments) {
-        StringWriter out = new StringWriter();
-        StringWriter err = new StringWriter();
-        CommandLine line = Main.commandLine().setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true));
-        return new Ran(Main.execute(line, arguments), out.toString(), err.toString());
-    }
 
     @Test
     void oneTableOfBaseFourBitsAndAdapters() throws IOException {
@@ -37,12 +25,12 @@ class EvaluateTest {
                 "--lora-dropout", "0", "--learning-rate", "0.02", "--max-steps", "70", "--lr-scheduler-type",
                 "constant", "--save-steps", "0", "--threads",
                 "2", "--modules-to-save", "embed_tokens");
-        assertThat(trained.code).as(trained.err).isZero();
+        assertThat(trained.code()).as(trained.err()).isZero();
         Path json = folder.resolve("figures.json");
         Ran ran = run("evaluate", "--model", model, "--data", data, "--adapter", "mine=" + adapter, "--json",
                 json.toString(), "--max-seq-length", "128", "--threads", "2");
-        assertThat(ran.code).as(ran.err).isZero();
-        assertThat(ran.out).contains("2 rows: ", "perplexity", "base, 4-bit").containsPattern("mine .* 2/2")
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).contains("2 rows: ", "perplexity", "base, 4-bit").containsPattern("mine .* 2/2")
                 .containsPattern("base .* 0/2");
         JsonNode results = new ObjectMapper().readTree(json.toFile()).path("results");
         assertThat(results.findValuesAsText("name")).containsExactly("base", "base, 4-bit", "mine");
@@ -58,18 +46,18 @@ class EvaluateTest {
         String model = TinyModel.write(folder.resolve("model"), 7).toString();
         String text = Files.writeString(folder.resolve("text.txt"), "Say the number 7. ".repeat(20)).toString();
         String packed = folder.resolve("nf4").toString();
-        assertThat(run("quantize", "--model", model, "--output", packed).code).isZero();
+        assertThat(run("quantize", "--model", model, "--output", packed).code()).isZero();
         Ran dense = run("evaluate", "--model", model, "--text", text, "--max-seq-length", "32", "--no-dense");
-        assertThat(dense.code).as(dense.err).isZero();
+        assertThat(dense.code()).as(dense.err()).isZero();
         Ran four = run("evaluate", "--model", packed, "--text", text, "--max-seq-length", "32");
-        assertThat(four.out).contains("in 4 bits already", "32 apart");
-        String line = dense.out.lines().filter(l -> l.startsWith("base, 4-bit")).findFirst().orElseThrow();
-        assertThat(four.out).as("the same weights, the same number").contains(line);
+        assertThat(four.out()).contains("in 4 bits already", "32 apart");
+        String line = dense.out().lines().filter(l -> l.startsWith("base, 4-bit")).findFirst().orElseThrow();
+        assertThat(four.out()).as("the same weights, the same number").contains(line);
 
-        assertThat(run("evaluate", "--model", model).err).contains("give --data FILE or --text FILE");
-        assertThat(run("evaluate", "--model", model, "--text", text, "--max-seq-length", "100000").err)
+        assertThat(run("evaluate", "--model", model).err()).contains("give --data FILE or --text FILE");
+        assertThat(run("evaluate", "--model", model, "--text", text, "--max-seq-length", "100000").err())
                 .contains("--max-seq-length 100000: the model was made for");
-        assertThat(run("evaluate", "--model", model, "--text", text, "--per-device-eval-batch-size", "0").err)
+        assertThat(run("evaluate", "--model", model, "--text", text, "--per-device-eval-batch-size", "0").err())
                 .contains("--per-device-eval-batch-size 0");
     }
 }

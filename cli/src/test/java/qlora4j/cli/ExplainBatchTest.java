@@ -5,8 +5,6 @@ import static org.assertj.core.api.Assertions.assertThat;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -14,13 +12,9 @@ import java.util.List;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
-import picocli.CommandLine;
 
 /** {@code explain-batch} and the flags of data, on a tiny model. */
 class ExplainBatchTest {
-    private record Ran(int code, String out, String err) {
-    }
-
     @TempDir
     private Path folder;
     private Path model;
@@ -36,10 +30,7 @@ class ExplainBatchTest {
         List<String> arguments = new ArrayList<>(List.of(command, "--model", model.toString(), "--data",
                 rows.toString(), "--per-device-train-batch-size", "2", "--max-seq-length", "96"));
         arguments.addAll(List.of(more));
-        StringWriter out = new StringWriter();
-        StringWriter err = new StringWriter();
-        CommandLine line = Main.commandLine().setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true));
-        return new Ran(Main.execute(line, arguments.toArray(String[]::new)), out.toString(), err.toString());
+        return Ran.run(arguments);
     }
 
     private Path talks(String... lines) throws IOException {
@@ -49,24 +40,25 @@ class ExplainBatchTest {
     @Test
     void showsEachTokenOfAStep() {
         Ran ran = run("explain-batch", data, "--template", "alpaca", "--gradient-accumulation-steps", "2");
-        assertThat(ran.code).as(ran.err).isZero();
-        assertThat(ran.out).contains("read " + data + ": JSON lines, 12 rows of instruction, input and output",
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).contains("read " + data + ": JSON lines, 12 rows of instruction, input and output",
                 "data: 12 rows: 12 kept", "step 1: 4 samples, ", "(micro-batch 2, segment 1): ",
                 "no faults in 12 rows").doesNotContain("\u001b");
-        assertThat(ran.out.lines()).anyMatch(l -> l.matches(" +0 +\\d+  \".*\" +prompt +template +0  0"))
+        assertThat(ran.out().lines()).anyMatch(l -> l.matches(" +0 +\\d+  \".*\" +prompt +template +0  0"))
                 .anyMatch(l -> l.matches(".* completion +output +1  0\\.\\d+")).anyMatch(l -> l
                         .matches(".* prompt +instruction +0  0"))
                 .anyMatch(l -> l.matches(".* - +added +1  0\\.\\d+"));
-        assertThat(run("explain-batch", data, "--template", "alpaca", "--color", "always").out).contains("\u001b[1;32m",
+        assertThat(run("explain-batch", data, "--template", "alpaca", "--color", "always").out()).contains(
+                "\u001b[1;32m",
                 "\u001b[2m");
     }
 
     @Test
     void printsJsonWhoseWeightsSumToOne() throws IOException {
         Ran ran = run("explain-batch", data, "--template", "chat", "--packing", "--step", "2", "--json");
-        assertThat(ran.code).as(ran.err).isZero();
-        assertThat(ran.err).contains("packing: 12 rows in ");
-        JsonNode root = new ObjectMapper().readTree(ran.out);
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.err()).contains("packing: 12 rows in ");
+        JsonNode root = new ObjectMapper().readTree(ran.out());
         double weights = 0;
         int masks = 0;
         for (JsonNode sample : root.get("samples")) {
@@ -90,19 +82,19 @@ class ExplainBatchTest {
         Path rows = talks(good, "{\"messages\":[{\"role\":\"user\",\"content\":\"Say 2.\"}]}",
                 good.replace("One.", "One ".repeat(200)));
         Ran ran = run("explain-batch", rows);
-        assertThat(ran.code).isEqualTo(1);
-        assertThat(ran.out).contains("FAULT zero labels in 1 rows", rows + ", line 2",
+        assertThat(ran.code()).isEqualTo(1);
+        assertThat(ran.out()).contains("FAULT zero labels in 1 rows", rows + ", line 2",
                 "FAULT cut before the answer in 1 rows", rows + ", line 3");
-        assertThat(run("explain-batch", talks(good)).code).isZero();
+        assertThat(run("explain-batch", talks(good)).code()).isZero();
 
         Files.writeString(model.resolve("chat_template.jinja"), "{% for m in messages %}<|im_start|>{{ m.role }}\n"
                 + "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}{% else %}"
                 + "{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}");
         Ran unended = run("explain-batch", talks(good), "--assistant-only-loss", "--json");
-        assertThat(unended.code).isEqualTo(1);
-        assertThat(unended.err).contains("learned: answers are what the chat template's {% generation %} blocks mark",
+        assertThat(unended.code()).isEqualTo(1);
+        assertThat(unended.err()).contains("learned: answers are what the chat template's {% generation %} blocks mark",
                 "in 1 rows no EOS is learned");
-        assertThat(new ObjectMapper().readTree(unended.out).at("/faults/untrained_eos").size()).isEqualTo(1);
+        assertThat(new ObjectMapper().readTree(unended.out()).at("/faults/untrained_eos").size()).isEqualTo(1);
     }
 
     @Test
@@ -113,8 +105,8 @@ class ExplainBatchTest {
         Ran ran = run("finetune", set, "--column-mapping", "instruction=question,output=answer",
                 "--dataset_test_split", "test", "--output", folder.resolve("out").toString(), "--max-steps", "1",
                 "--lora-r", "2");
-        assertThat(ran.code).as(ran.err).isZero();
-        assertThat(ran.out).contains("read " + set + ", split train (of test, train) in 1 file: CSV, 2 rows of",
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).contains("read " + set + ", split train (of test, train) in 1 file: CSV, 2 rows of",
                 "held out: 1 rows: 1 kept");
     }
 
@@ -122,13 +114,13 @@ class ExplainBatchTest {
     void aPackedRunGoesOnOnlyPacked() {
         String[] flags = {"--output", folder.resolve("out").toString(), "--lora-r", "2", "--max-steps", "2",
                 "--save-steps", "1"};
-        assertThat(run("finetune", data, with(flags, "--packing")).code).isZero();
+        assertThat(run("finetune", data, with(flags, "--packing")).code()).isZero();
         Ran plain = run("finetune", data, with(flags, "--resume"));
-        assertThat(plain.code).isEqualTo(2);
-        assertThat(plain.err).contains("--packing true, this one has false");
+        assertThat(plain.code()).isEqualTo(2);
+        assertThat(plain.err()).contains("--packing true, this one has false");
         Ran packed = run("finetune", data, with(flags, "--resume", "--packing"));
-        assertThat(packed.code).as(packed.err).isZero();
-        assertThat(packed.out).contains("packing: 12 rows in ", "resuming from ");
+        assertThat(packed.code()).as(packed.err()).isZero();
+        assertThat(packed.out()).contains("packing: 12 rows in ", "resuming from ");
     }
 
     private static String[] with(String[] flags, String... more) {
@@ -142,8 +134,8 @@ class ExplainBatchTest {
         for (String[] flags : new String[][]{{"--assistant-only-loss", "--completion-only-loss", "false"},
                 {"--eval-split", "0.5", "--dataset-test-split", "test"}, {"--step", "0"}, {"--color", "blue"}}) {
             Ran ran = run("explain-batch", data, flags);
-            assertThat(ran.code).isEqualTo(2);
-            assertThat(ran.err).contains("qlora: ", flags[0]);
+            assertThat(ran.code()).isEqualTo(2);
+            assertThat(ran.err()).contains("qlora: ", flags[0]);
         }
     }
 }

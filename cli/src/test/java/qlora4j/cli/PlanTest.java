@@ -1,12 +1,11 @@
 package qlora4j.cli;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static qlora4j.cli.Ran.run;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.IOException;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
@@ -15,22 +14,11 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
-import picocli.CommandLine;
 
 /** {@code plan} against what {@code finetune} measures, and against a GPU's figures. */
 class PlanTest {
-    private record Ran(int code, String out, String err) {
-    }
-
     @TempDir
     private Path folder;
-
-    private static Ran run(List<String> arguments) {
-        StringWriter out = new StringWriter();
-        StringWriter err = new StringWriter();
-        CommandLine line = Main.commandLine().setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true));
-        return new Ran(Main.execute(line, arguments.toArray(String[]::new)), out.toString(), err.toString());
-    }
 
     private Ran plan(String... more) {
         List<String> arguments = new ArrayList<>(List.of("plan"));
@@ -48,7 +36,7 @@ class PlanTest {
         Path dense = TinyModel.write(folder.resolve("model"), 7);
         Path packed = folder.resolve("packed");
         assertThat(run(List.of("quantize", "--model", dense.toString(), "--output", packed.toString(), "--blocksize",
-                "128", "--no-double-quant", "--quant-type", "fp4")).code).isZero();
+                "128", "--no-double-quant", "--quant-type", "fp4")).code()).isZero();
         List<String> flags = List.of("--model", packed.toString(), "--data",
                 TinyModel.data(folder.resolve("rows.jsonl"), 12).toString(), "--output",
                 folder.resolve("out").toString(),
@@ -58,19 +46,20 @@ class PlanTest {
         planning.addFirst("plan");
         planning.addAll(List.of("--json", folder.resolve("plan.json").toString()));
         Ran planned = run(planning);
-        assertThat(planned.code).as(planned.err).isZero();
+        assertThat(planned.code()).as(planned.err()).isZero();
         List<String> training = new ArrayList<>(flags);
         training.addFirst("finetune");
         Ran trained = run(training);
-        assertThat(trained.code).as(trained.err).isZero();
+        assertThat(trained.code()).as(trained.err()).isZero();
         JsonNode bytes = json().path("bytes").path("cpu");
-        String measured = trained.out.lines().filter(l -> l.startsWith("memory measured: ")).findFirst().orElseThrow();
+        String measured =
+                trained.out().lines().filter(l -> l.startsWith("memory measured: ")).findFirst().orElseThrow();
         for (String use : List.of("weights", "constants", "adapters", "gradients", "optimizer", "activations")) {
             assertThat(measured).contains(String.format("%s %.1f,", use, bytes.path(use).asLong() / 1e6));
         }
         assertThat(measured).contains(String.format("together %.1f MB", bytes.path("together").asLong() / 1e6));
         assertThat(bytes.path("paged_out").asLong()).isPositive();
-        assertThat(planned.out).contains("data: 9 rows");
+        assertThat(planned.out()).contains("data: 9 rows");
     }
 
     /** Figures of docs/gpu.md, measured on an H100, within 5 %; this test runs where there is no GPU. */
@@ -81,9 +70,9 @@ class PlanTest {
         Ran ran = plan("--shape", shape, "--backend", "cuda", "--bf16", "--per-device-train-batch-size", "" + rows,
                 "--max-seq-length", "" + length, "--gradient-checkpointing", "--lora-dropout", "0", "--optim-resident",
                 resident, "--json", folder.resolve("plan.json").toString());
-        assertThat(ran.code).as(ran.err).isZero();
+        assertThat(ran.code()).as(ran.err()).isZero();
         double planned = json().path("bytes").path("cuda").path("together").asLong() / 1e9;
-        assertThat(Math.abs(planned - gigabytes) / gigabytes).as(ran.out).isLessThanOrEqualTo(0.05);
+        assertThat(Math.abs(planned - gigabytes) / gigabytes).as(ran.out()).isLessThanOrEqualTo(0.05);
     }
 
     /** A directory with nothing but config.json; what is proposed fits when it is done. */
@@ -95,8 +84,8 @@ class PlanTest {
         String file = folder.resolve("plan.json").toString();
         Ran ran = plan("--model", bare.toString(), "--backend", "cpu", "--max-seq-length", "64", "--budget", "5MB",
                 "--json", file);
-        assertThat(ran.code).as(ran.err + ran.out).isEqualTo(1);
-        assertThat(ran.out).contains("does not fit 5MB", "it does with");
+        assertThat(ran.code()).as(ran.err() + ran.out()).isEqualTo(1);
+        assertThat(ran.out()).contains("does not fit 5MB", "it does with");
         JsonNode advice = json().path("budget").path("cpu");
         assertThat(advice.path("fits_with_changes").asBoolean()).isTrue();
         List<String> changed = new ArrayList<>(List.of("plan", "--model", bare.toString(), "--backend", "cpu",
@@ -104,20 +93,20 @@ class PlanTest {
         advice.path("changes").forEach(c -> changed.addAll(List.of(c.path("flags").asText().split(" "))));
         long promised = advice.path("changes").get(advice.path("changes").size() - 1).path("bytes").asLong();
         Ran fits = run(changed);
-        assertThat(fits.code).as(fits.err + fits.out).isZero();
-        assertThat(fits.out).contains("cpu: fits 5MB");
+        assertThat(fits.code()).as(fits.err() + fits.out()).isZero();
+        assertThat(fits.out()).contains("cpu: fits 5MB");
         assertThat(json().path("bytes").path("cpu").path("together").asLong()).isEqualTo(promised);
-        assertThat(plan("--model", bare.toString(), "--backend", "cpu", "--budget", "10kB").out)
+        assertThat(plan("--model", bare.toString(), "--backend", "cpu", "--budget", "10kB").out())
                 .contains("nor with all of this");
     }
 
     @Test
     void misuseIsNamed() {
-        assertThat(plan().err).contains("give --model DIR, or --shape NAME");
-        assertThat(plan("--shape", "mistral-8b").err).contains("--shape mistral-8b: expected one of");
-        assertThat(plan("--shape", "tiny", "--budget", "much").err).contains("--budget much: expected");
-        assertThat(plan("--shape", "tiny", "--backend", "abacus").err).contains("--backend abacus: there is no such");
-        assertThat(plan("--shape", "tiny", "--data", "x.jsonl").err).contains("--data needs the tokenizer");
+        assertThat(plan().err()).contains("give --model DIR, or --shape NAME");
+        assertThat(plan("--shape", "mistral-8b").err()).contains("--shape mistral-8b: expected one of");
+        assertThat(plan("--shape", "tiny", "--budget", "much").err()).contains("--budget much: expected");
+        assertThat(plan("--shape", "tiny", "--backend", "abacus").err()).contains("--backend abacus: there is no such");
+        assertThat(plan("--shape", "tiny", "--data", "x.jsonl").err()).contains("--data needs the tokenizer");
     }
 
     @ParameterizedTest
