@@ -57,13 +57,19 @@ final class AdamOperation implements Operation {
 
     @Override
     public Map<String, Object> parameters() {
-        Map<String, Object> p = new LinkedHashMap<>();
-        p.put("lr", RATE);
-        p.put("betas", List.of(hyper.beta1(), hyper.beta2()));
-        p.put("eps", EPSILON);
-        p.put("weight_decay", DECAY);
+        Map<String, Object> p = parameters(hyper, RATE);
         p.put("max_grad_norm", MAX_NORM);
         p.put("tensors", SIZES);
+        return p;
+    }
+
+    /** What every AdamW needs, by PyTorch's names. */
+    static Map<String, Object> parameters(AdamHyper hyper, double rate) {
+        Map<String, Object> p = new LinkedHashMap<>();
+        p.put("lr", rate);
+        p.put("betas", List.of(hyper.beta1(), hyper.beta2()));
+        p.put("eps", hyper.epsilon());
+        p.put("weight_decay", hyper.weightDecay());
         return p;
     }
 

@@ -52,11 +52,7 @@ final class EightBitAdamOperation implements Operation {
 
     @Override
     public Map<String, Object> parameters() {
-        Map<String, Object> p = new LinkedHashMap<>();
-        p.put("lr", RATE);
-        p.put("betas", List.of(hyper.beta1(), hyper.beta2()));
-        p.put("eps", hyper.epsilon());
-        p.put("weight_decay", DECAY);
+        Map<String, Object> p = AdamOperation.parameters(hyper, RATE);
         p.put("blocksize", BLOCK);
         return p;
     }
