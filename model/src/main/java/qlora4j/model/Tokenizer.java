@@ -360,14 +360,8 @@ public final class Tokenizer implements AutoCloseable {
      */
     public Rendered renderChat(List<? extends Map<String, ?>> messages, List<?> tools, Map<String, ?> arguments,
             boolean addGenerationPrompt) {
-        Map<String, Object> context = new HashMap<>();
-        specials.forEach((role, token) -> context.put(role, token.text()));
-        context.putAll(arguments);
-        context.put("messages", messages);
-        context.put("add_generation_prompt", addGenerationPrompt);
-        context.put("tools", tools);
-        context.putIfAbsent("documents", null);
-        return templates.get(ChatTemplates.DEFAULT).renderWithSpans(context);
+        return templates.get(ChatTemplates.DEFAULT)
+                .renderWithSpans(chatContext(messages, tools, arguments, addGenerationPrompt));
     }
 
     /** Whether the chat template marks what the assistant says by {@code {% generation %}} blocks. */
@@ -392,12 +386,18 @@ public final class Tokenizer implements AutoCloseable {
             turn.put("content", message.content());
             turns.add(turn);
         }
+        return chatContext(turns, null, Map.of(), addGenerationPrompt);
+    }
+
+    private Map<String, Object> chatContext(List<? extends Map<String, ?>> messages, List<?> tools,
+            Map<String, ?> arguments, boolean addGenerationPrompt) {
         Map<String, Object> context = new HashMap<>();
         specials.forEach((role, token) -> context.put(role, token.text()));
-        context.put("messages", turns);
+        context.putAll(arguments);
+        context.put("messages", messages);
         context.put("add_generation_prompt", addGenerationPrompt);
-        context.put("tools", null);
-        context.put("documents", null);
+        context.put("tools", tools);
+        context.putIfAbsent("documents", null);
         return context;
     }
 
