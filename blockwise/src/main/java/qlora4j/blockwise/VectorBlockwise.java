@@ -78,11 +78,13 @@ final class VectorBlockwise implements BlockwiseKernels {
         forRuns(x.size(), (from, n, worker) -> {
             float[] values = block[worker];
             float[] factors = blockConstants[worker];
+            boolean finite = true;
             Elements.load(x, from, n, values, 0);
             for (int at = 0; at < n; at += blocksize) {
                 int count = Math.min(blocksize, n - at);
                 float constant = VectorCodec.absmax(values, at, count);
                 constants.set(Elements.FLOAT, 4 * ((from + at) / blocksize), constant);
+                finite &= Float.isFinite(constant);
                 if (Absmax.isTiny(constant)) {
                     VectorCodec.normalize(values, at, count, constant);
                     factors[at / blocksize] = 1;
@@ -90,7 +92,7 @@ final class VectorBlockwise implements BlockwiseKernels {
                     factors[at / blocksize] = Absmax.reciprocal(constant);
                 }
             }
-            codec.encode(values, n, factors, blocksize, pairs, from / 2);
+            codec.encode(values, n, factors, blocksize, finite, pairs, from / 2);
         });
     }
 

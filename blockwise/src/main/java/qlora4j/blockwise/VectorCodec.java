@@ -1,8 +1,11 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
+import jdk.incubator.vector.ByteVector;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.LongVector;
 import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorShuffle;
 import qlora4j.nf4.Absmax;
@@ -33,6 +36,7 @@ final class VectorCodec {
     private final int[] codesByRank;
     /** The bits of the 16 values: integer vectors are looked up by integer indices. */
     private final int[] valueBits;
+    private final ThresholdCells cells;
 
     VectorCodec(Codebook codebook) {
         this.codebook = codebook;
@@ -40,6 +44,7 @@ final class VectorCodec {
         this.thresholdBits = new int[Codebook.SIZE];
         this.codesByRank = new int[Codebook.SIZE];
         this.valueBits = new int[Codebook.SIZE];
+        this.cells = new ThresholdCells(thresholds);
         for (int i = 0; i < Codebook.SIZE; i++) {
             codesByRank[i] = (int) (codebook.codesByRank() >>> (4 * i)) & 0xf;
             valueBits[i] = Float.floatToRawIntBits(codebook.value(i));
@@ -83,8 +88,46 @@ final class VectorCodec {
      * from byte {@code offset} on; an odd tail's low nibble is the code of 0.
      *
      * @param blocksize a power of two, at least L
+     * @param finite whether all products are finite; then {@link ThresholdCells} find the ranks, if lanes are wide enough
      */
-    void encode(float[] x, int n, float[] factors, int blocksize, MemorySegment packed, long offset) {
+    void encode(float[] x, int n, float[] factors, int blocksize, boolean finite, MemorySegment packed, long offset) {
+        int whole = finite && L >= 8
+                ? encodeByCell(x, n, factors, blocksize, packed, offset)
+                : encodeByHalving(x, n, factors, blocksize, packed, offset);
+        int shift = Integer.numberOfTrailingZeros(blocksize);
+        for (int i = whole; i < n; i += 2) {
+            packed.set(Elements.BYTE, offset + i / 2, Nibbles.pack(codebook.code(x[i] * factors[i >>> shift]),
+                    i + 1 < n ? codebook.code(x[i + 1] * factors[i + 1 >>> shift]) : codebook.zeroCode()));
+        }
+    }
+
+    /** All whole vectors of {@link #encode}; how many elements those are. */
+    private int encodeByCell(float[] x, int n, float[] factors, int blocksize, MemorySegment packed, long offset) {
+        IntVector c0 = table(codesByRank, 0), c1 = table(codesByRank, 1);
+        IntVector t0 = table(cells.threshold, 0), t1 = table(cells.threshold, 1);
+        IntVector t2 = table(cells.threshold, 2), t3 = table(cells.threshold, 3);
+        IntVector b0 = table(cells.below, 0), b1 = table(cells.below, 1);
+        IntVector b2 = table(cells.below, 2), b3 = table(cells.below, 3);
+        boolean signMagnitude = codebook.signMagnitude();
+        int shift = Integer.numberOfTrailingZeros(blocksize);
+        int i = 0;
+        for (; i <= n - L; i += L) {
+            FloatVector v = FloatVector.fromArray(Lanes.F, x, i).mul(factors[i >>> shift]);
+            FloatVector compared = signMagnitude ? v.abs() : v;
+            IntVector cell = ThresholdCells.of(compared);
+            FloatVector threshold = ThresholdCells.lookup(cell, t0, t1, t2, t3).reinterpretAsFloats();
+            IntVector code = ThresholdCells.lookup(cell, b0, b1, b2, b3).add(1,
+                    compared.compare(VectorOperators.GT, threshold).cast(Lanes.I));
+            if (signMagnitude) {
+                code = withSign(lookup(code, c0, c1, c0, c1), v);
+            }
+            pack(code, packed, offset + i / 2);
+        }
+        return i;
+    }
+
+    /** The same for any numbers and any width. */
+    private int encodeByHalving(float[] x, int n, float[] factors, int blocksize, MemorySegment packed, long offset) {
         IntVector c0 = table(codesByRank, 0), c1 = table(codesByRank, 1);
         IntVector c2 = table(codesByRank, 2), c3 = table(codesByRank, 3);
         IntVector t0 = table(thresholdBits, 0), t1 = table(thresholdBits, 1);
@@ -94,17 +137,14 @@ final class VectorCodec {
         int i = 0;
         for (; i <= n - L; i += L) {
             FloatVector v = FloatVector.fromArray(Lanes.F, x, i).mul(factors[i >>> shift]);
-            IntVector rank = rank(signMagnitude ? v.abs() : v, t0, t1, t2, t3);
-            IntVector code = lookup(rank, c0, c1, c2, c3);
-            if (signMagnitude) {
-                code = code.lanewise(VectorOperators.OR, SIGN_BIT, v.compare(VectorOperators.LT, 0f).cast(Lanes.I));
-            }
-            pack(code, packed, offset + i / 2);
+            IntVector code = lookup(rank(signMagnitude ? v.abs() : v, t0, t1, t2, t3), c0, c1, c2, c3);
+            pack(signMagnitude ? withSign(code, v) : code, packed, offset + i / 2);
         }
-        for (; i < n; i += 2) {
-            packed.set(Elements.BYTE, offset + i / 2, Nibbles.pack(codebook.code(x[i] * factors[i >>> shift]),
-                    i + 1 < n ? codebook.code(x[i + 1] * factors[i + 1 >>> shift]) : codebook.zeroCode()));
-        }
+        return i;
+    }
+
+    private static IntVector withSign(IntVector code, FloatVector v) {
+        return code.lanewise(VectorOperators.OR, SIGN_BIT, v.compare(VectorOperators.LT, 0f).cast(Lanes.I));
     }
 
     /** The number of thresholds that each lane strictly exceeds, by halving; 0 for NaN. */
@@ -117,19 +157,22 @@ final class VectorCodec {
         return rank;
     }
 
-    /** Writes {@code L} codes, half a byte each: shifted to their places in a word, then joined by eights. */
+    /** Writes {@code L} codes, half a byte each: the pairs of codes are joined, then their bytes brought together. */
     private static void pack(IntVector codes, MemorySegment packed, long offset) {
+        if (L == 16) {
+            LongVector pairs = codes.reinterpretAsLongs();
+            pairs = pairs.lanewise(VectorOperators.LSHL, 4).or(pairs.lanewise(VectorOperators.LSHR, Integer.SIZE));
+            ((ByteVector) pairs.convertShape(VectorOperators.L2B, ByteVector.SPECIES_64, 0)).intoMemorySegment(packed,
+                    offset, ByteOrder.LITTLE_ENDIAN);
+            return;
+        }
         IntVector word = codes.lanewise(VectorOperators.LSHL, POSITIONS);
         word = word.or(word.rearrange(BY_1));
         word = word.or(word.rearrange(BY_2));
         if (L == 4) {
             packed.set(Elements.SHORT, offset, (short) word.lane(0));
-            return;
-        }
-        word = word.or(word.rearrange(BY_4));
-        packed.set(Elements.INT, offset, word.lane(0));
-        if (L == 16) {
-            packed.set(Elements.INT, offset + 4, word.lane(8));
+        } else {
+            packed.set(Elements.INT, offset, word.or(word.rearrange(BY_4)).lane(0));
         }
     }
 

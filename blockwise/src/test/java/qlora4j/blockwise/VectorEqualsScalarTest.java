@@ -1,9 +1,13 @@
 package qlora4j.blockwise;
 
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
 import net.jqwik.api.Arbitraries;
 import net.jqwik.api.Arbitrary;
 import net.jqwik.api.Combinators;
 import net.jqwik.api.EdgeCasesMode;
+import net.jqwik.api.Example;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
 import net.jqwik.api.Provide;
@@ -96,6 +100,34 @@ class VectorEqualsScalarTest {
         try (Stream stream = backend.openStream()) {
             Blockwise.quantize(stream, x, w);
             Blockwise.dequantize(stream, w, out);
+        }
+    }
+
+    /** A block begins with 1, its constant, so that its other numbers are compared as they are. */
+    @Example
+    void everyThresholdEveryCellAndTheirNeighbours() {
+        for (QuantType type : QuantType.values()) {
+            List<Float> x = new ArrayList<>();
+            for (float t : type.codebook().thresholds()) {
+                around(t, x);
+                around(-t, x);
+            }
+            // Edges and middles of the cells that ThresholdCells cuts -1..1 into.
+            for (int half = -30; half <= 30; half++) {
+                around(half / 30f, x);
+            }
+            float[] values = new float[2 * x.size()];
+            Arrays.fill(values, 1f);
+            for (int i = 0; i < x.size(); i++) {
+                values[2 * i + 1] = x.get(i);
+            }
+            fourBit(values, type, 64, false, DType.F32, DType.F32);
+        }
+    }
+
+    private static void around(float x, List<Float> target) {
+        for (float each : new float[]{Math.nextDown(x), x, Math.nextUp(x)}) {
+            target.add(Math.clamp(each, -1f, 1f));
         }
     }
 
