@@ -49,8 +49,8 @@ public final class LogitsDump {
             DecoderLoader loader = quantize ? DecoderLoader.QLORA : DecoderLoader.DENSE;
             Decoder decoder = loader.load(config, weights, backend);
             Adapters used = adapter == null ? Adapters.NONE : Adapter.load(decoder, 0, adapter, false).use();
-            Session session = new Session(backend, stream, null);
-            Tensor logits = new Runs(session, decoder).logits(TokenBatch.of(ids), used);
+            OnBackend on = new OnBackend(backend, stream);
+            Tensor logits = new Runs(on, decoder).logits(TokenBatch.of(ids), used);
             new SafetensorsWriter().metadata(LOADED, quantize ? NF4 : DENSE)
                     .add(IDS, Tensor.of(ids, 1, ids.length))
                     .add(LOGITS, logits.view(1, ids.length, config.vocab()))

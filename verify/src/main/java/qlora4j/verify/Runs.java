@@ -27,11 +27,11 @@ final class Runs {
     private static final double CLIP = 0.3;
     private static final AdamHyper HYPER = AdamHyper.defaults(AdamHyper.Formula.TORCH).withWeightDecay(0.01);
 
-    private final Session session;
+    private final OnBackend on;
     private final Decoder decoder;
 
-    Runs(Session session, Decoder decoder) {
-        this.session = session;
+    Runs(OnBackend on, Decoder decoder) {
+        this.on = on;
         this.decoder = decoder;
     }
 
@@ -41,7 +41,7 @@ final class Runs {
 
     /** Logits [N, vocab] of all rows. */
     Tensor logits(TokenBatch batch, Adapters adapters) {
-        Stream s = session.stream();
+        Stream s = on.stream();
         Tensor logits = s.take(decoder.type(), batch.rows(), decoder.config().vocab());
         decoder.logits(s, batch, adapters, null, logits);
         return taken(logits);
@@ -49,18 +49,18 @@ final class Runs {
 
     /** The hidden states [N, hidden]: the embedding, each layer's output, the last after the final norm. */
     List<Tensor> hidden(TokenBatch batch, Adapters adapters) {
-        Stream s = session.stream();
+        Stream s = on.stream();
         List<Tensor> states = new ArrayList<>();
         Tensor logits = s.take(decoder.type(), batch.rows(), decoder.config().vocab());
-        decoder.logits(s, batch, adapters, (index, h) -> states.add(copy(h)), logits);
+        decoder.logits(s, batch, adapters, (index, h) -> states.add(on.download(h)), logits);
         s.release(logits);
         return states;
     }
 
     /** Logits [S, vocab] of each sequence's last row, through the cache. */
     Tensor lastLogits(TokenBatch batch, Adapters adapters) {
-        Stream s = session.stream();
-        try (KvCache cache = new KvCache(session.backend(), decoder.config(), decoder.type(), batch.sequences(),
+        Stream s = on.stream();
+        try (KvCache cache = new KvCache(on.backend(), decoder.config(), decoder.type(), batch.sequences(),
                 batch.maxLength())) {
             Tensor logits = s.take(decoder.type(), batch.sequences(), decoder.config().vocab());
             decoder.next(s, batch, adapters, cache, logits);
@@ -68,15 +68,9 @@ final class Runs {
         }
     }
 
-    private Tensor copy(Tensor device) {
-        Tensor host = Tensor.zeros(device.dtype(), device.shape());
-        session.backend().download(device, host);
-        return host;
-    }
-
     private Tensor taken(Tensor device) {
-        Tensor host = copy(device);
-        session.stream().release(device);
+        Tensor host = on.download(device);
+        on.stream().release(device);
         return host;
     }
 
@@ -87,17 +81,17 @@ final class Runs {
      * @param barred tokens that are never taken
      */
     Outcome greedy(int[] prompt, int[] recorded, Adapters adapters, int[] barred, double margin) {
-        Stream s = session.stream();
+        Stream s = on.stream();
         String limit = "exact to a margin of " + margin;
-        try (KvCache cache = new KvCache(session.backend(), decoder.config(), decoder.type(), 1,
+        try (KvCache cache = new KvCache(on.backend(), decoder.config(), decoder.type(), 1,
                 prompt.length + recorded.length)) {
             Tensor logits = s.take(decoder.type(), 1, decoder.config().vocab());
             try {
                 TokenBatch next = TokenBatch.of(prompt);
                 for (int i = 0; i < recorded.length; i++) {
                     decoder.next(s, next, adapters, cache, logits);
-                    int[] best = bestTwo(copy(logits), barred);
-                    double gap = best.length == 0 ? Double.NaN : gap(copy(logits), best);
+                    int[] best = bestTwo(on.download(logits), barred);
+                    double gap = best.length == 0 ? Double.NaN : gap(on.download(logits), best);
                     if (gap <= margin) {
                         return new Outcome(true, i + " equal before a near tie", limit);
                     }
@@ -144,7 +138,7 @@ final class Runs {
 
     /** The negative log-likelihood of each labelled row, in order. */
     Tensor nll(TokenBatch batch, Adapters adapters, int labels) {
-        Stream s = session.stream();
+        Stream s = on.stream();
         Tensor nll = s.take(DType.F32, labels);
         loss(batch, adapters, LossOptions.EVALUATE, labels, nll);
         return taken(nll);
@@ -152,9 +146,9 @@ final class Runs {
 
     /** The mean loss; gradients are accumulated where the options want them. */
     double loss(TokenBatch batch, Adapters adapters, LossOptions options, int labels, Tensor nll) {
-        Stream s = session.stream();
-        Tensor scale = session.backend().allocate(DType.F64.bytes(), MemoryUse.WORKSPACE).tensor(0, DType.F64, 1);
-        session.backend().upload(Tensor.of(new double[]{1.0 / labels}, 1), scale);
+        Stream s = on.stream();
+        Tensor scale = on.backend().allocate(DType.F64.bytes(), MemoryUse.WORKSPACE).tensor(0, DType.F64, 1);
+        on.backend().upload(Tensor.of(new double[]{1.0 / labels}, 1), scale);
         Tensor loss = s.take(DType.F64, 1);
         s.zero(loss);
         decoder.loss(s, batch, adapters, options, scale, loss, nll);
@@ -163,11 +157,11 @@ final class Runs {
 
     /** The gradients of the first step by parameter. */
     Map<String, Tensor> gradients(TokenBatch batch, Adapter adapter, int labels) {
-        adapter.parameters().zeroGrads(session.stream());
+        adapter.parameters().zeroGrads(on.stream());
         loss(batch, adapter.use(), new LossOptions(true, false), labels, null);
         Map<String, Tensor> gradients = new LinkedHashMap<>();
         for (ParameterStore.Parameter p : adapter.parameters().all()) {
-            gradients.put(p.name(), copy(p.grad()));
+            gradients.put(p.name(), on.download(p.grad()));
         }
         return gradients;
     }
@@ -182,10 +176,10 @@ final class Runs {
 
     /** Trains an adapter as every recorded training was done. */
     Training train(Adapter adapter, int steps, double learningRate, IntFunction<Step> batchOfStep) {
-        Stream s = session.stream();
+        Stream s = on.stream();
         Tensor losses = Tensor.zeros(DType.F64, steps);
         Tensor norms = Tensor.zeros(DType.F64, steps);
-        try (AdamW adam = new AdamW(session.backend(), adapter.parameters(),
+        try (AdamW adam = new AdamW(on.backend(), adapter.parameters(),
                 Map.of(ParameterStore.DEFAULT_GROUP, HYPER), Residency.ALL, null)) {
             for (int i = 0; i < steps; i++) {
                 Step step = batchOfStep.apply(i);

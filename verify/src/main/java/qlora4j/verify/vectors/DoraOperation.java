@@ -14,6 +14,7 @@ import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
+import qlora4j.verify.OnBackend;
 
 /** DoRA on a weight in 4 bits, forward and backward: section 6. */
 final class DoraOperation implements Operation {
@@ -89,9 +90,9 @@ final class DoraOperation implements Operation {
                 out.put("dx", on.filled(DType.F32, x.shape(),
                         t -> linear.backward(s, Linear.Adapters.of(0), dy, x, u[0], false, t)));
                 s.release(u[0]);
-                out.put("dlora_A", on.host(dA));
-                out.put("dlora_B", on.host(dB));
-                out.put("dmagnitude", on.host(dMagnitude));
+                out.put("dlora_A", on.download(dA));
+                out.put("dlora_B", on.download(dB));
+                out.put("dmagnitude", on.download(dMagnitude));
             }
         }
         return out;

@@ -13,6 +13,7 @@ import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
+import qlora4j.verify.OnBackend;
 
 /** A linear layer on a weight in 4 bits, with and without an adapter, forward and backward: section 6. */
 final class LinearOperation implements Operation {
@@ -92,9 +93,9 @@ final class LinearOperation implements Operation {
             Tensor y = on.filled(DType.F32, x.shape(), t -> u[0] = linear.forward(s, adapters, x, null, t));
             Tensor dx = on.filled(DType.F32, x.shape(), t -> linear.backward(s, adapters, dy, x, u[0], false, t));
             if (adapted) {
-                out.put("u", on.host(u[0]));
-                out.put("dlora_A", on.host(dA));
-                out.put("dlora_B", on.host(dB));
+                out.put("u", on.download(u[0]));
+                out.put("dlora_A", on.download(dA));
+                out.put("dlora_B", on.download(dB));
                 s.release(u[0]);
             }
             out.put("y", y);

@@ -9,6 +9,7 @@ import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
+import qlora4j.verify.OnBackend;
 
 /**
  * Cross-entropy of next tokens with ignored labels, and its gradient: section 7. Labels are those of the tokens
@@ -85,8 +86,8 @@ final class LossOperation implements Operation {
             Tensor nll = on.filled(DType.F32, new long[]{labels.length}, t -> DecoderOps.crossEntropy(s, device,
                     on.copy(Tensor.of(targets, targets.length)), scale, t, loss, true));
             out.put("nll", nll.view(BATCH, LENGTH));
-            out.put("mean", Tensor.of(new float[]{(float) on.host(loss).get(0)}, 1));
-            out.put("dlogits", on.host(device).view(logits.shape()));
+            out.put("mean", Tensor.of(new float[]{(float) on.download(loss).get(0)}, 1));
+            out.put("dlogits", on.download(device).view(logits.shape()));
         }
         return out;
     }

@@ -14,6 +14,7 @@ import qlora4j.tensor.DType;
 import qlora4j.tensor.Philox;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
+import qlora4j.verify.OnBackend;
 
 /** A tensor quantized to 4 bits, with double quantization, and dequantized: {@code SPEC.md} sections 3 and 4. */
 final class QuantizeOperation implements Operation {
@@ -141,12 +142,12 @@ final class QuantizeOperation implements Operation {
             Tensor device = on.copy(x);
             QuantizedTensor plain = Blockwise.quantize(s, device, new QuantConfig(type, BLOCKSIZE, false));
             QuantizedTensor nested = Blockwise.quantize(s, device, new QuantConfig(type, BLOCKSIZE, true));
-            out.put("absmax", on.host(plain.absmax()));
-            out.put("packed", on.host(plain.packed()));
+            out.put("absmax", on.download(plain.absmax()));
+            out.put("packed", on.download(plain.packed()));
             out.put("dequant", on.filled(x.dtype(), x.shape(), t -> Blockwise.dequantize(s, plain, t)));
-            out.put("offset", on.host(nested.offset()));
-            out.put("nested.absmax2", on.host(nested.absmax2()));
-            out.put("nested.absmax", on.host(nested.absmax()));
+            out.put("offset", on.download(nested.offset()));
+            out.put("nested.absmax2", on.download(nested.absmax2()));
+            out.put("nested.absmax", on.download(nested.absmax()));
             out.put("nested.scales", on.filled(DType.F32, new long[]{nested.absmax().size()},
                     t -> Blockwise.scales(s, nested, t)));
             out.put("nested.dequant", on.filled(x.dtype(), x.shape(), t -> Blockwise.dequantize(s, nested, t)));

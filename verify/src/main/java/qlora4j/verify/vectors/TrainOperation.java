@@ -29,6 +29,7 @@ import qlora4j.tensor.DType;
 import qlora4j.tensor.ParameterStore;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
+import qlora4j.verify.OnBackend;
 
 /** A few steps of QLoRA on a decoder of one layer: everything together. */
 final class TrainOperation implements Operation {
@@ -179,7 +180,7 @@ final class TrainOperation implements Operation {
                     adam.clip(s, fault == Fault.NOT_CLIPPED ? Double.POSITIVE_INFINITY : MAX_NORM);
                     adam.update(s);
                     s.synchronize();
-                    losses.set(step, on.host(loss).get(0));
+                    losses.set(step, on.download(loss).get(0));
                     norms.set(step, adam.gradNorm());
                 }
             }
