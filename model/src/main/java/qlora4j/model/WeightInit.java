@@ -10,6 +10,8 @@ import qlora4j.tensor.Tensor;
 
 /** {@link PrincipalInit} of a decoder's layers from its dense checkpoint. */
 final class WeightInit {
+    private static final System.Logger LOG = System.getLogger(WeightInit.class.getName());
+
     private final Decoder decoder;
     private final LoraConfig config;
     private final SafetensorsView weights;
@@ -19,6 +21,11 @@ final class WeightInit {
         this.decoder = decoder;
         this.config = config;
         this.weights = weights;
+        if (config.init().kind() == LoraConfig.Init.Kind.PISSA && config.dropout() > 0) {
+            LOG.log(System.Logger.Level.WARNING, "--init-lora-weights " + config.init() + " with --lora-dropout "
+                    + config.dropout() + ": the adapters hold the weights' principal part, of which dropout takes some"
+                    + " away at every step; PiSSA is meant for --lora-dropout 0");
+        }
     }
 
     /** Sets a module's base weight and returns its adapter. */

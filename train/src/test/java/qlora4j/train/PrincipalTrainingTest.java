@@ -6,7 +6,12 @@ import static org.assertj.core.api.Assertions.assertThatThrownBy;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.List;
+import java.util.logging.Handler;
+import java.util.logging.LogRecord;
+import java.util.logging.Logger;
+import java.util.logging.StreamHandler;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -101,5 +106,28 @@ class PrincipalTrainingTest {
             assertThatThrownBy(() -> config("pissa", 1).withVariant(false, true)).hasMessageContaining("--use-dora");
             lm.attach("third", config("loftq", 1));
         }
+    }
+
+    /** Such a run starts with a much higher loss than the base has, and nothing else would say why. */
+    @ParameterizedTest
+    @CsvSource({"pissa_niter_4,0.1,1", "pissa_niter_4,0,0", "loftq,0.1,0"})
+    void dropoutOfThePrincipalPartIsWarnedOf(String init, double dropout, int warnings) throws IOException {
+        List<String> said = new ArrayList<>();
+        Logger logger = Logger.getLogger("qlora4j.model.WeightInit");
+        Handler handler = new StreamHandler() {
+            @Override
+            public synchronized void publish(LogRecord entry) {
+                said.add(entry.getMessage());
+            }
+        };
+        logger.addHandler(handler);
+        try (Backend cpu = Backends.open(Backend.CPU, null, 2);
+                CausalLm lm = CausalLm.load(model, cpu, DecoderLoader.QLORA)) {
+            lm.attach("a", new LoraConfig(4, 8, dropout, List.of(LoraConfig.ALL_LINEAR), null, 8)
+                    .withInit(LoraConfig.Init.named(init, 1)));
+        } finally {
+            logger.removeHandler(handler);
+        }
+        assertThat(said).hasSize(warnings).allMatch(line -> line.contains("--lora-dropout 0.1"));
     }
 }
