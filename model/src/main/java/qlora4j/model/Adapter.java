@@ -131,10 +131,11 @@ public final class Adapter implements AutoCloseable {
             if (config.init().needsWeights() && weights == null) {
                 throw new IllegalArgumentException("--init-lora-weights " + config.init() + " needs the dense weights");
             }
+            WeightInit fromWeights = config.init().needsWeights() ? new WeightInit(decoder, config, weights) : null;
             for (String m : targets) {
                 Tensor a = adapter.store.param(m + A);
-                if (config.init().needsWeights()) {
-                    AdapterWeights pair = new WeightInit(decoder, config, weights).initialize(m, all.indexOf(m));
+                if (fromWeights != null) {
+                    AdapterWeights pair = fromWeights.initialize(m, all.indexOf(m));
                     adapter.upload(m + A, pair.a());
                     adapter.upload(m + B, pair.b());
                     if (config.init().changesBase()) {
