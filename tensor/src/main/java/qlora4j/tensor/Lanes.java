@@ -130,4 +130,48 @@ public final class Lanes {
             sum[at + i] += d.get(FLOAT, offset + 4L * i);
         }
     }
+
+    /** Copies {@code n} floats; up to L - 1 more behind the last, in both arrays, are read and overwritten. */
+    static void copyOver(float[] in, int from, int n, float[] out, int at) {
+        for (int i = 0; i < n; i += L) {
+            FloatVector.fromArray(F, in, from + i).intoArray(out, at + i);
+        }
+    }
+
+    /**
+     * Copies {@code n} float32 values of {@code d}, from a byte offset on, to runs of {@code run} floats at distances
+     * of {@code stride}. For runs of a few vectors one loop is several times as fast as a call of {@link #load} each.
+     *
+     * @param run a multiple of L
+     * @param n a multiple of run
+     */
+    static void loadStrided(MemorySegment d, long offset, int n, float[] out, int at, int run, int stride) {
+        for (int j = 0, to = at; j < n; j += run, to += stride) {
+            for (int i = 0; i < run; i += L) {
+                FloatVector.fromMemorySegment(F, d, offset + 4L * (j + i), ByteOrder.LITTLE_ENDIAN)
+                        .intoArray(out, to + i);
+            }
+        }
+    }
+
+    /** The reverse of {@link #loadStrided}: {@code n} floats from runs of {@code in} to {@code d}. */
+    static void storeStrided(float[] in, int at, int run, int stride, int n, MemorySegment d, long offset) {
+        for (int j = 0, from = at; j < n; j += run, from += stride) {
+            for (int i = 0; i < run; i += L) {
+                FloatVector.fromArray(F, in, from + i).intoMemorySegment(d, offset + 4L * (j + i),
+                        ByteOrder.LITTLE_ENDIAN);
+            }
+        }
+    }
+
+    /** {@link #storeStrided} that adds to {@code d}. */
+    static void addStrided(float[] in, int at, int run, int stride, int n, MemorySegment d, long offset) {
+        for (int j = 0, from = at; j < n; j += run, from += stride) {
+            for (int i = 0; i < run; i += L) {
+                FloatVector.fromMemorySegment(F, d, offset + 4L * (j + i), ByteOrder.LITTLE_ENDIAN)
+                        .add(FloatVector.fromArray(F, in, from + i))
+                        .intoMemorySegment(d, offset + 4L * (j + i), ByteOrder.LITTLE_ENDIAN);
+            }
+        }
+    }
 }

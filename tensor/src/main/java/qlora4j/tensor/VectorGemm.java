@@ -5,8 +5,8 @@ import java.util.Arrays;
 /**
  * The one tiled product of the cpu backend: {@code C [m, n] = alpha·A [m, k]·B [k, n]}, or added to C.
  *
- * <p>A is packed in pieces of {@link #KC} columns, so that the micro-kernel finds the elements of its rows at distances
- * that are constants. B comes from a {@link PanelSource} in panels of {@link #KC} rows and {@link #NC} columns: copied,
+ * <p>A is packed in pieces of {@link #KC} columns and groups of a few rows, so that the micro-kernel reads it straight
+ * through. B comes from a {@link PanelSource} in panels of {@link #KC} rows and {@link #NC} columns: copied,
  * transposed, converted or dequantized as it is needed, small enough to stay in the first-level cache while the rows of
  * A pass by. The micro-kernel ({@link VectorGemmTile}) holds its tile of C in registers. A task of the team is a block
  * of rows and a few panels of columns; its piece of A and its sums stay in the second-level cache. Every element of C is
@@ -20,10 +20,12 @@ public final class VectorGemm {
     /** Floats of a panel. */
     public static final int PANEL = KC * NC;
     private static final int R = VectorGemmTile.R;
+    private static final int GROUP = VectorGemmTile.GROUP;
+    private static final int GROUP_FLOATS = VectorGemmTile.GROUP_FLOATS;
     /** Most rows of a task: its piece of A is 387 KiB. */
     private static final int MAX_ROWS = 86 * R;
     private static final int MIN_ROWS = 8 * R;
-    /** Rows that a task packs: whole tiles, and whole blocks of the transposition at every width. */
+    /** Rows that a task packs: whole groups at every width. */
     private static final int STRIP = 8 * R;
     /** Most columns of a task: its panels are 192 KiB, its sums 516. */
     public static final int MAX_COLUMNS = 256;
@@ -135,48 +137,64 @@ public final class VectorGemm {
     }
 
     /**
-     * Piece c of A, its columns from {@code p0 = c * KC} on:
-     * {@code packed[(c * rows + i) * KC + p] = alpha * A[from + i][p0 + p]}, zero in the last tile's rows beyond
-     * {@code count}; rows is {@code count} rounded up to whole strips, so that no task writes into another's.
+     * Piece c of A, its columns from {@code p0 = c * KC} on, times alpha, in groups of {@link VectorGemmTile#GROUP}
+     * rows that lie side by side as {@link VectorGemmTile#rows} reads them; zero in the last group's rows beyond
+     * {@code count}. A strip is packed by one task.
      */
     private void pack(Tensor a, boolean transposed, float alpha, int k, int from, int count) {
-        int rows = roundUp(count, STRIP);
+        int strips = (count + STRIP - 1) / STRIP;
         int pieces = (k + KC - 1) / KC;
-        int needed = Math.multiplyExact(Math.multiplyExact(rows, pieces), KC);
+        int needed = Math.multiplyExact(Math.multiplyExact(strips * (STRIP / GROUP), pieces), GROUP_FLOATS);
         if (packed.length < needed) {
             packed = new float[needed];
         }
         float[] out = packed;
-        int strips = rows / STRIP;
         team.run(pieces * strips, (task, worker) -> {
+            Scratch own = scratch[worker];
             int p0 = task / strips * KC;
             int pc = Math.min(KC, k - p0);
             int i0 = task % strips * STRIP;
-            int base = task / strips * rows * KC;
-            int end = Math.min(i0 + STRIP, roundUp(count, R));
-            int valid = Math.min(end, count);
+            int end = Math.min(i0 + STRIP, count);
+            int at = group(task / strips, i0, count);
             if (transposed) {
-                packTransposed(a, from + i0, valid - i0, p0, pc, out, base + i0 * KC, scratch[worker]);
+                packTransposed(a, from + i0, end - i0, p0, pc, alpha, out, at, own);
+                return;
             }
-            for (int i = i0; i < end; i++) {
-                int at = base + i * KC;
-                if (i >= valid) {
-                    Arrays.fill(out, at, at + pc, 0f);
-                } else if (!transposed) {
-                    Floats.load(a, (long) (from + i) * k + p0, pc, out, at);
-                }
-                scale(out, at, pc, alpha);
+            for (int i = i0; i < end; i += GROUP, at += GROUP_FLOATS) {
+                packRows(a, from + i, Math.min(GROUP, end - i), p0, pc, alpha, out, at, own);
             }
         });
     }
 
-    private static void packTransposed(Tensor a, int i0, int n, int p0, int pc, float[] out, int at, Scratch own) {
-        int ld = roundUp(n, Lanes.L);
-        float[] rows = own.rows(roundUp(pc, Lanes.L) * ld);
-        for (int p = 0; p < pc; p++) {
-            Floats.load(a, (long) (p0 + p) * a.cols() + i0, n, rows, p * ld);
+    /** Where the group of row i begins in a piece of {@code count} rows. */
+    private static int group(int piece, int i, int count) {
+        return (piece * roundUp(count, STRIP) + i) / GROUP * GROUP_FLOATS;
+    }
+
+    /** A group of rows becomes columns; blocks of the transposition that write over a line's end are overwritten. */
+    private static void packRows(Tensor a, int row, int n, int p0, int pc, float alpha, float[] out, int at,
+            Scratch own) {
+        float[] rows = own.rows(roundUp(GROUP, Lanes.L) * KC);
+        for (int i = 0; i < n; i++) {
+            Floats.load(a, (long) (row + i) * a.cols() + p0, pc, rows, i * KC);
+            scale(rows, i * KC, pc, alpha);
         }
-        own.transpose.run(rows, 0, ld, pc, n, out, at, KC);
+        Arrays.fill(rows, n * KC, GROUP * KC, 0f);
+        own.transpose.run(rows, 0, KC, GROUP, pc, out, at, GROUP);
+    }
+
+    private static void packTransposed(Tensor a, int i0, int n, int p0, int pc, float alpha, float[] out, int at,
+            Scratch own) {
+        int length = STRIP + Lanes.L;
+        float[] row = own.rows(length);
+        Arrays.fill(row, n, length, 0f);
+        for (int p = 0; p < pc; p++) {
+            Floats.load(a, (long) (p0 + p) * a.cols() + i0, n, row, 0);
+            scale(row, 0, n, alpha);
+            for (int i = 0, to = at + p * GROUP; i < n; i += GROUP, to += GROUP_FLOATS) {
+                Lanes.copyOver(row, i, GROUP, out, to);
+            }
+        }
     }
 
     private static void scale(float[] x, int at, int n, float alpha) {
@@ -197,7 +215,7 @@ public final class VectorGemm {
         Arrays.fill(sums, 0, panels * stride, 0f);
         for (int p0 = 0; p0 < k; p0 += KC) {
             int pc = Math.min(KC, k - p0);
-            int a = (p0 / KC * roundUp(packedRows, STRIP) + i0) * KC;
+            int a = group(p0 / KC, i0, packedRows);
             b.fill(p0, pc, j0, columns, own.panels, worker);
             for (int v = 0; v < panels; v++) {
                 VectorGemmTile.rows(packed, a, own.panels, v * PANEL, pc, sums, v * stride, rows);
@@ -221,9 +239,15 @@ public final class VectorGemm {
             return;
         }
         for (int i = 0; i < count; i++) {
-            for (int j = 0; j < columns; j += NC) {
-                store(sums, j / NC * stride + i * NC, Math.min(NC, columns - j), c, (long) (i0 + i) * c.cols() + j0 + j,
-                        target.accumulate);
+            long to = (long) (i0 + i) * c.cols() + j0;
+            int whole = c.dtype() == DType.F32 ? columns / NC * NC : 0;
+            if (target.accumulate) {
+                Lanes.addStrided(sums, i * NC, NC, stride, whole, c.data(), 4 * to);
+            } else {
+                Lanes.storeStrided(sums, i * NC, NC, stride, whole, c.data(), 4 * to);
+            }
+            for (int j = whole; j < columns; j += NC) {
+                store(sums, j / NC * stride + i * NC, Math.min(NC, columns - j), c, to + j, target.accumulate);
             }
         }
     }

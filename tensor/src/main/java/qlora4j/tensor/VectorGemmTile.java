@@ -10,29 +10,33 @@ import jdk.incubator.vector.FloatVector;
 final class VectorGemmTile {
     /** Rows of a tile. */
     static final int R = 6;
-    private static final int KC = VectorGemm.KC;
     private static final int NC = VectorGemm.NC;
     private static final int L = Lanes.L;
     /** With AVX-512 at its full width there are 32 registers. */
     private static final boolean PAIRS = Lanes.L == 16;
+    /** Rows of A that are packed side by side: as many tiles as whole vectors, or less than one, can write. */
+    static final int GROUP = Lanes.L == 8 ? R : 2 * R;
+    /** Floats of a packed group; behind it is room for a vector that is written over its end. */
+    static final int GROUP_FLOATS = VectorGemm.KC * GROUP + Lanes.L;
 
     private VectorGemmTile() {
     }
 
     /**
-     * {@code c[co + i * NC + j] += Σ a[ao + i * KC + p]·b[bs + p * NC + j]} for p &lt; pc, i &lt; rows, j &lt; NC, in the order of p.
+     * {@code c[co + i * NC + j] += Σ A[i][p]·b[bs + p * NC + j]} for p &lt; pc, i &lt; rows, j &lt; NC, in the order
+     * of p, where {@code A[i][p]} is {@code a[ao + i / GROUP * GROUP_FLOATS + p * GROUP + i % GROUP]}.
      *
      * @param rows a multiple of R
      */
     static void rows(float[] a, int ao, float[] b, int bs, int pc, float[] c, int co, int rows) {
-        int i = 0;
-        if (PAIRS) {
-            for (; i + 2 * R <= rows; i += 2 * R) {
-                twoTiles(a, ao + i * KC, b, bs, pc, c, co + i * NC);
+        for (int i = 0, group = ao; i < rows; i += GROUP, group += GROUP_FLOATS) {
+            if (PAIRS && i + GROUP <= rows) {
+                twoTiles(a, group, b, bs, pc, c, co + i * NC);
+                continue;
             }
-        }
-        for (; i < rows; i += R) {
-            tile(a, ao + i * KC, b, bs, pc, c, co + i * NC);
+            for (int r = 0; r < Math.min(GROUP, rows - i); r += R) {
+                tile(a, group + r, b, bs, pc, c, co + (i + r) * NC);
+            }
         }
     }
 
@@ -44,25 +48,25 @@ final class VectorGemmTile {
         FloatVector c30 = load(c, co, 3, 0), c31 = load(c, co, 3, 1);
         FloatVector c40 = load(c, co, 4, 0), c41 = load(c, co, 4, 1);
         FloatVector c50 = load(c, co, 5, 0), c51 = load(c, co, 5, 1);
-        for (int p = 0, at = ao, bo = bs; p < pc; p++, at++, bo += NC) {
+        for (int p = 0, at = ao, bo = bs; p < pc; p++, at += GROUP, bo += NC) {
             FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
             FloatVector b1 = FloatVector.fromArray(Lanes.F, b, bo + Lanes.L);
             FloatVector x = FloatVector.broadcast(Lanes.F, a[at]);
             c00 = x.fma(b0, c00);
             c01 = x.fma(b1, c01);
-            x = FloatVector.broadcast(Lanes.F, a[at + KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 1]);
             c10 = x.fma(b0, c10);
             c11 = x.fma(b1, c11);
-            x = FloatVector.broadcast(Lanes.F, a[at + 2 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 2]);
             c20 = x.fma(b0, c20);
             c21 = x.fma(b1, c21);
-            x = FloatVector.broadcast(Lanes.F, a[at + 3 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 3]);
             c30 = x.fma(b0, c30);
             c31 = x.fma(b1, c31);
-            x = FloatVector.broadcast(Lanes.F, a[at + 4 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 4]);
             c40 = x.fma(b0, c40);
             c41 = x.fma(b1, c41);
-            x = FloatVector.broadcast(Lanes.F, a[at + 5 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 5]);
             c50 = x.fma(b0, c50);
             c51 = x.fma(b1, c51);
         }
@@ -100,43 +104,43 @@ final class VectorGemmTile {
         FloatVector c101 = FloatVector.fromArray(Lanes.F, c, co + 10 * NC + L);
         FloatVector c110 = FloatVector.fromArray(Lanes.F, c, co + 11 * NC);
         FloatVector c111 = FloatVector.fromArray(Lanes.F, c, co + 11 * NC + L);
-        for (int p = 0, at = ao, bo = bs; p < pc; p++, at++, bo += NC) {
+        for (int p = 0, at = ao, bo = bs; p < pc; p++, at += GROUP, bo += NC) {
             FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
             FloatVector b1 = FloatVector.fromArray(Lanes.F, b, bo + L);
             FloatVector x = FloatVector.broadcast(Lanes.F, a[at]);
             c00 = x.fma(b0, c00);
             c01 = x.fma(b1, c01);
-            x = FloatVector.broadcast(Lanes.F, a[at + KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 1]);
             c10 = x.fma(b0, c10);
             c11 = x.fma(b1, c11);
-            x = FloatVector.broadcast(Lanes.F, a[at + 2 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 2]);
             c20 = x.fma(b0, c20);
             c21 = x.fma(b1, c21);
-            x = FloatVector.broadcast(Lanes.F, a[at + 3 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 3]);
             c30 = x.fma(b0, c30);
             c31 = x.fma(b1, c31);
-            x = FloatVector.broadcast(Lanes.F, a[at + 4 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 4]);
             c40 = x.fma(b0, c40);
             c41 = x.fma(b1, c41);
-            x = FloatVector.broadcast(Lanes.F, a[at + 5 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 5]);
             c50 = x.fma(b0, c50);
             c51 = x.fma(b1, c51);
-            x = FloatVector.broadcast(Lanes.F, a[at + 6 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 6]);
             c60 = x.fma(b0, c60);
             c61 = x.fma(b1, c61);
-            x = FloatVector.broadcast(Lanes.F, a[at + 7 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 7]);
             c70 = x.fma(b0, c70);
             c71 = x.fma(b1, c71);
-            x = FloatVector.broadcast(Lanes.F, a[at + 8 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 8]);
             c80 = x.fma(b0, c80);
             c81 = x.fma(b1, c81);
-            x = FloatVector.broadcast(Lanes.F, a[at + 9 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 9]);
             c90 = x.fma(b0, c90);
             c91 = x.fma(b1, c91);
-            x = FloatVector.broadcast(Lanes.F, a[at + 10 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 10]);
             c100 = x.fma(b0, c100);
             c101 = x.fma(b1, c101);
-            x = FloatVector.broadcast(Lanes.F, a[at + 11 * KC]);
+            x = FloatVector.broadcast(Lanes.F, a[at + 11]);
             c110 = x.fma(b0, c110);
             c111 = x.fma(b1, c111);
         }

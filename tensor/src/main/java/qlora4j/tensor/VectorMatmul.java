@@ -89,9 +89,12 @@ public final class VectorMatmul implements MatmulKernels {
     private static VectorGemm.PanelSource rowsOf(Tensor b) {
         int n = b.cols();
         return (p0, pc, j0, jc, panels, worker) -> {
+            int whole = b.dtype() == DType.F32 ? jc / VectorGemm.NC * VectorGemm.NC : 0;
             for (int p = 0; p < pc; p++) {
                 long row = (long) (p0 + p) * n + j0;
-                for (int j = 0, at = p * VectorGemm.NC; j < jc; j += VectorGemm.NC, at += VectorGemm.PANEL) {
+                Lanes.loadStrided(b.data(), 4 * row, whole, panels, p * VectorGemm.NC, VectorGemm.NC, VectorGemm.PANEL);
+                for (int j = whole, at = whole / VectorGemm.NC * VectorGemm.PANEL + p * VectorGemm.NC; j < jc;
+                        j += VectorGemm.NC, at += VectorGemm.PANEL) {
                     Floats.load(b, row + j, Math.min(VectorGemm.NC, jc - j), panels, at);
                 }
             }
