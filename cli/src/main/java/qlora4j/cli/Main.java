@@ -33,6 +33,7 @@ import picocli.CommandLine.Spec;
                 Merge.class,
                 Inspect.class,
                 Verify.class,
+                NumericsCommand.class,
                 Vectors.class,
                 Bench.class,
                 Import.class,

@@ -1,0 +1,85 @@
+package qlora4j.verify.numerics;
+
+import qlora4j.tensor.Backend;
+
+/**
+ * The results that are measured, and the one place of their budgets: the largest error allowed, in units in the last
+ * place of the result's magnitude (see {@link Numerics}). 0: the scalar backend's bits. Those of
+ * scalar and cpu are about twice what was measured at the worst width. Of cuda nothing was measured when they were
+ * written: products have the contract's {@code n/2 + 2} units for sums of n terms, others a few times the cpu's.
+ */
+public enum Result {
+    QUANTIZE_CODES("quantize, NF4", "packed", 0, 0, 0), //
+    QUANTIZE_ABSMAX("quantize, NF4", "absmax codes", 0, 0, 0), //
+    QUANTIZE_OFFSET("quantize, NF4", "offset", 0, 0, 0), //
+    DEQUANTIZE("dequantize, NF4", "float32", 0, 0, 0), //
+    DEQUANTIZE_BF16("dequantize, NF4", "bfloat16", 0, 0, 0), //
+    QUANTIZE_FP4("quantize, FP4", "packed", 0, 0, 0), //
+    MATMUL_NT("matmul, dense", "x·Wᵀ", 1, 5, 70), //
+    MATMUL_NN("matmul, dense", "dy·W", 1, 5, 40), //
+    MATMUL_TN("matmul, dense", "dyᵀ·x", 1, 7, 12), //
+    LINEAR_Y("linear, NF4", "y", 1, 4, 70), //
+    LINEAR_DX("linear, NF4", "dx", 1, 6, 40), //
+    LORA_U("lora, NF4", "u", 1, 4, 70), //
+    LORA_Y("lora, NF4", "y", 1, 3, 70), //
+    LORA_DX("lora, NF4", "dx", 1, 4, 40), //
+    LORA_DA("lora, NF4", "dA", 1.5, 4, 40), //
+    LORA_DB("lora, NF4", "dB", 1, 3, 70), //
+    EMBEDDING("embedding", "out", 0, 0, 0), //
+    EMBEDDING_GRADIENT("embedding", "dTable", 2, 2, 2), //
+    RMSNORM_Y("rmsnorm", "y", 4, 7, 8), //
+    RMSNORM_DX("rmsnorm", "dx", 2.5, 6, 12), //
+    RMSNORM_DWEIGHT("rmsnorm", "dWeight", 2.5, 7, 12), //
+    ROPE_Q("rope", "q", 1, 2.5, 2.5), //
+    ATTENTION_OUT("attention", "out", 1, 9, 24), //
+    ATTENTION_LSE("attention", "lse", 1, 2, 16), //
+    ATTENTION_DV("attention", "dv", 4, 11, 32), //
+    SWIGLU_OUT("swiglu", "out", 2.5, 5, 6), //
+    SWIGLU_DGATE("swiglu", "dGate", 1, 6, 8), //
+    SWIGLU_DUP("swiglu", "dUp", 1, 5, 6), //
+    CROSS_ENTROPY_NLL("cross-entropy", "nll", 1, 2, 8), //
+    CROSS_ENTROPY_GRADIENT("cross-entropy", "dlogits", 1, 36, 48), //
+    CLIP_NORM("clipping", "norm", 0, 0, 0), //
+    ADAMW_TORCH("adamw, torch", "params", 0, 0, 0), //
+    ADAMW_BITSANDBYTES("adamw, bitsandbytes", "params", 0, 0, 0), //
+    ADAMW_8BIT("adamw, 8 bits", "params and codes", 0, 0, 0);
+
+    private final String operation;
+    private final String what;
+    private final double scalar;
+    private final double cpu;
+    private final double cuda;
+
+    Result(String operation, String what, double scalar, double cpu, double cuda) {
+        this.operation = operation;
+        this.what = what;
+        this.scalar = scalar;
+        this.cpu = cpu;
+        this.cuda = cuda;
+    }
+
+    /** The operation's name. */
+    public String operation() {
+        return operation;
+    }
+
+    /** The tensor's. */
+    public String what() {
+        return what;
+    }
+
+    /** Whether every backend gives the same bits. */
+    public boolean isExact() {
+        return scalar == 0;
+    }
+
+    /** The largest error allowed on the backend of a name. */
+    public double budget(String backend) {
+        return switch (backend) {
+            case Backend.SCALAR -> scalar;
+            case Backend.CPU -> cpu;
+            case Backend.CUDA -> cuda;
+            default -> throw new IllegalArgumentException("the backend " + backend + " has no budgets");
+        };
+    }
+}
