@@ -6,6 +6,7 @@ import qlora4j.tensor.Floats;
 import qlora4j.tensor.Lanes;
 import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
+import qlora4j.tensor.VectorTranspose;
 
 /**
  * Attention in tiles with the online softmax (Dao et al. 2022). A task is a block of queries of one sequence with all
@@ -20,15 +21,24 @@ final class VectorAttention {
     /** Keys of a tile. */
     static final int KEYS = 64;
 
-    private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, FACTOR = 6, HEAD = 7,
+    private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, FACTOR = 6, HEADS = 7,
             TILE_TOTAL = 8, SLOTS = 9;
 
     private final Team team;
     private final VectorScratch scratch;
+    private final VectorTranspose[] transposes;
 
     VectorAttention(Team team) {
         this.team = team;
         this.scratch = new VectorScratch(team, SLOTS);
+        this.transposes = transposes(team);
+    }
+
+    /** One for each thread. */
+    static VectorTranspose[] transposes(Team team) {
+        VectorTranspose[] t = new VectorTranspose[team.size()];
+        Arrays.setAll(t, worker -> new VectorTranspose());
+        return t;
     }
 
     void forward(AttentionShape a, Tensor q, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor out,
@@ -78,9 +88,10 @@ final class VectorAttention {
         int lanes = VectorScratch.roundUp(rows, VectorTile.COLUMNS);
         int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
         int outRows = VectorScratch.roundUp(rows, VectorTile.ROWS);
-        float[] head = scratch.get(worker, HEAD, d);
-        float[] queries = scratch.get(worker, QUERIES_T, d * lanes);
-        loadTransposed(q, row, kvHead, count, group, d, (float) a.scale(), head, queries, lanes);
+        float[] heads = scratch.get(worker, HEADS, lanes * dims);
+        float[] queries = scratch.get(worker, QUERIES_T, dims * lanes);
+        loadRows(q, row, kvHead, count, group, d, (float) a.scale(), heads, dims, lanes);
+        transposes[worker].run(heads, 0, dims, lanes, d, queries, 0, lanes);
         float[] tile = scratch.get(worker, TILE, KEYS * dims);
         float[] scores = scratch.get(worker, SCORES, KEYS * lanes);
         float[] sums = scratch.get(worker, SUMS, outRows * dims);
@@ -117,18 +128,20 @@ final class VectorAttention {
     }
 
     /**
-     * Reads the heads of a task's rows as columns: {@code to[c * lanes + r] = factor·t[row r][c]}, zero where there is
-     * no row.
+     * Reads the heads of a block's rows (query, head of the group), {@code to[r * dims + c] = factor·t[row r][c]}, zero
+     * beyond their last element and from the last row to {@code lanes}.
      */
-    static void loadTransposed(Tensor t, int row, int kvHead, int count, int group, int d, float factor, float[] head,
-            float[] to, int lanes) {
-        Arrays.fill(to, 0, d * lanes, 0f);
-        for (int r = 0; r < count * group; r++) {
+    static void loadRows(Tensor t, int row, int kvHead, int count, int group, int d, float factor, float[] to,
+            int dims, int lanes) {
+        int rows = count * group;
+        for (int r = 0; r < rows; r++) {
             int h = kvHead * group + r % group;
-            Floats.load(t, (long) (row + r / group) * t.cols() + (long) h * d, d, head, 0);
-            for (int c = 0; c < d; c++) {
-                to[c * lanes + r] = factor * head[c];
-            }
+            Floats.load(t, (long) (row + r / group) * t.cols() + (long) h * d, d, to, r * dims);
+            Arrays.fill(to, r * dims + d, (r + 1) * dims, 0f);
+        }
+        Arrays.fill(to, rows * dims, lanes * dims, 0f);
+        if (factor != 1) {
+            VectorTile.scale(to, 0, rows * dims, factor);
         }
     }
 

@@ -6,6 +6,7 @@ import qlora4j.tensor.Floats;
 import qlora4j.tensor.Lanes;
 import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
+import qlora4j.tensor.VectorTranspose;
 
 /**
  * The gradient of attention in tiles laid out as in {@link VectorAttention}. A task is one kv head of one sequence with
@@ -19,10 +20,12 @@ final class VectorAttentionBackward {
 
     private final Team team;
     private final VectorScratch scratch;
+    private final VectorTranspose[] transposes;
 
     VectorAttentionBackward(Team team) {
         this.team = team;
         this.scratch = new VectorScratch(team, SLOTS);
+        this.transposes = VectorAttention.transposes(team);
     }
 
     /** What a call gets and gives; see {@link DecoderKernels#attentionBackward}. */
@@ -72,14 +75,13 @@ final class VectorAttentionBackward {
         float scale = (float) a.scale();
         float[] head = scratch.get(worker, HEAD, d);
         float[] queries = scratch.get(worker, QUERIES, lanes * dims);
-        float[] queriesT = scratch.get(worker, QUERIES_T, d * lanes);
+        float[] queriesT = scratch.get(worker, QUERIES_T, dims * lanes);
         float[] dOut = scratch.get(worker, D_OUT, lanes * dims);
-        float[] dOutT = scratch.get(worker, D_OUT_T, d * lanes);
-        loadRows(call.q, row, kvHead, count, group, d, queries, dims);
-        VectorTile.scale(queries, 0, rows * dims, scale);
-        VectorAttention.loadTransposed(call.q, row, kvHead, count, group, d, scale, head, queriesT, lanes);
-        loadRows(call.dOut, row, kvHead, count, group, d, dOut, dims);
-        VectorAttention.loadTransposed(call.dOut, row, kvHead, count, group, d, 1f, head, dOutT, lanes);
+        float[] dOutT = scratch.get(worker, D_OUT_T, dims * lanes);
+        VectorAttention.loadRows(call.q, row, kvHead, count, group, d, scale, queries, dims, lanes);
+        VectorAttention.loadRows(call.dOut, row, kvHead, count, group, d, 1, dOut, dims, lanes);
+        transposes[worker].run(queries, 0, dims, lanes, d, queriesT, 0, lanes);
+        transposes[worker].run(dOut, 0, dims, lanes, d, dOutT, 0, lanes);
         float[] lse = scratch.get(worker, LSE, lanes);
         float[] delta = scratch.get(worker, DELTA, lanes);
         loadStatistics(call, row, kvHead, rows, lanes, dOut, dims, head, lse, delta);
@@ -120,15 +122,6 @@ final class VectorAttentionBackward {
     private static long element(AttentionShape a, Tensor t, int row, int kvHead, int r) {
         int group = VectorAttention.group(a);
         return (long) (row + r / group) * t.cols() + (long) (kvHead * group + r % group) * a.headDim();
-    }
-
-    /** The heads of a block's rows (query, head of the group), zero beyond their last element. */
-    private static void loadRows(Tensor t, int row, int kvHead, int count, int group, int d, float[] to, int dims) {
-        for (int r = 0; r < count * group; r++) {
-            int h = kvHead * group + r % group;
-            Floats.load(t, (long) (row + r / group) * t.cols() + (long) h * d, d, to, r * dims);
-            Arrays.fill(to, r * dims + d, (r + 1) * dims, 0f);
-        }
     }
 
     /** Each row's log-sum-exp and {@code delta = Σ dOut·out}; 0 beyond the last row. */
