@@ -175,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
     __syncthreads();
 
     unsigned int copy = lane * 8;
-    // Columns of the product beyond m are not used: there a row of x is multiplied again.
+    // Lanes whose column of the product is beyond m have zeros, and read nothing.
     const bf16 *xs = (x_is_copied ? copied : x) + (long)min(g, m - 1) * in;
     // Two sums, so that a product need not wait for the one before.
     float acc[4] = {0, 0, 0, 0}, more[4] = {0, 0, 0, 0};
@@ -215,12 +215,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
             uint4 b[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                b[i] = *((const uint4 *)(xs + column + inside) + i);
-            }
-            if (c >= in) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    b[i] = make_uint4(0, 0, 0, 0);
+                b[i] = make_uint4(0, 0, 0, 0);
+                if (g < m && c < in) {
+                    b[i] = *((const uint4 *)(xs + column + inside) + i);
                 }
             }
             const unsigned int w0[4] = {words[u][0].x, words[u][0].y, words[u][0].z, words[u][0].w};
