@@ -13,9 +13,15 @@ final class Operations {
         List<Operation> all = new ArrayList<>();
         all.add(new CodebookOperation());
         all.addAll(QuantizeOperation.cases());
+        all.add(new NormOperation());
         all.add(new LinearOperation(false));
         all.add(new LinearOperation(true));
         all.add(new DoraOperation());
+        all.add(new RopeOperation(false));
+        all.add(new RopeOperation(true));
+        all.add(new AttentionOperation(false));
+        all.add(new AttentionOperation(true));
+        all.add(new SwigluOperation());
         all.add(new LossOperation());
         all.add(new AdamOperation(AdamHyper.Formula.TORCH));
         all.add(new AdamOperation(AdamHyper.Formula.BITSANDBYTES));
