@@ -45,6 +45,7 @@ final class PeftConfig {
     private static final String DORA = "use_dora";
     private static final String BIAS = "bias";
     private static final String SAVED = "modules_to_save";
+    private static final String LOFTQ = "loftq";
     private static final Set<String> READ = Set.of(TARGETS, R, ALPHA, DROPOUT, TYPE, EXCLUDE, LAYERS, LAYERS_PATTERN,
             RANKS, ALPHAS, RSLORA, DORA, BIAS, SAVED);
 
@@ -119,7 +120,7 @@ final class PeftConfig {
             JsonNode expected = neutral.get(field.getKey());
             if (expected == null) {
                 unknown.add(field.getKey() + " = " + field.getValue());
-            } else if (!supported(field.getKey(), field.getValue(), expected)) {
+            } else if (!supported(json, field.getKey(), field.getValue(), expected)) {
                 String feature = field.getKey() + " = " + field.getValue();
                 throw new UnsupportedAdapterException(file + ": " + feature + " is not supported (only " + expected
                         + " is), and without it the adapter would be another one", feature);
@@ -143,12 +144,21 @@ final class PeftConfig {
         }
     }
 
-    private static boolean supported(String name, JsonNode value, JsonNode expected) {
+    private static boolean supported(JsonNode json, String name, JsonNode value, JsonNode expected) {
         return switch (name) {
-            case INIT -> value.isNull() || PLAIN_INIT.contains(value.asText());
+            case INIT -> value.isNull() || PLAIN_INIT.contains(value.asText())
+                    || value.asText().equals(LOFTQ) && oneTurn(json.path("loftq_config"));
             default -> READ.contains(name) || FREE.contains(name) || value.equals(expected) || value.isNull()
                     || value.isContainerNode() && value.isEmpty();
         };
+    }
+
+    /**
+     * Whether LoftQ left the base as quantizing to 4 bits makes it, which is how it is held here. With more turns PEFT
+     * computes another base from the dense weights each time it loads the adapter.
+     */
+    private static boolean oneTurn(JsonNode loftq) {
+        return loftq.path("loftq_bits").asInt(4) == 4 && loftq.path("loftq_iter").asInt(1) == 1;
     }
 
     /** False where the field is missing or null. */

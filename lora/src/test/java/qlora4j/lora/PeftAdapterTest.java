@@ -129,7 +129,7 @@ class PeftAdapterTest {
             "fan_in_fan_out | true", "lora_bias | true", "ensure_weight_tying | true",
             "trainable_token_indices | [1]", "target_parameters | [\"w\"]",
             "alora_invocation_tokens | [5]", "layer_replication | [[0,2]]", "init_lora_weights | \"pissa\"",
-            "init_lora_weights | \"loftq\"", "use_bdlora | {\"nblocks\":2}", "arrow_config | {\"top_k\":1}",
+            "use_bdlora | {\"nblocks\":2}", "arrow_config | {\"top_k\":1}",
             "velora_config | {\"scale\":1}", "kasa_config | {\"beta\":1}", "monteclora_config | {\"num_samples\":1}",
             "megatron_config | {\"x\":1}"})
     void refusesWhatChangesTheNumbers(String field, String value) throws IOException {
@@ -169,6 +169,7 @@ class PeftAdapterTest {
     @ParameterizedTest
     @CsvSource(delimiter = '|', value = {"inference_mode | false", "task_type | null", "loftq_config | null",
             "modules_to_save | []", "rank_pattern | null", "init_lora_weights | \"gaussian\"",
+            "init_lora_weights | \"loftq\"",
             "peft_version | \"0.9.0\"", "revision | \"main\"", "lora_alpha | 4.0"})
     void acceptsWhatDoesNot(String field, String value) throws IOException {
         edited(json -> json.set(field, tree(value)));
@@ -185,6 +186,15 @@ class PeftAdapterTest {
         try (PeftAdapter adapter = PeftAdapter.open(directory)) {
             assertThat(adapter.config().targets().toString()).isEqualTo(expected);
         }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"4, 2", "2, 1", "8, 1"})
+    void refusesLoftqWhoseBaseIsAnother(int bits, int turns) throws IOException {
+        edited(json -> json.put("init_lora_weights", "loftq").putObject("loftq_config").put("loftq_bits", bits)
+                .put("loftq_iter", turns));
+        assertThatThrownBy(() -> PeftAdapter.open(directory)).isInstanceOf(IOException.class)
+                .hasMessageContaining("init_lora_weights = \"loftq\"");
     }
 
     @Test
