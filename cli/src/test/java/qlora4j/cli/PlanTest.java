@@ -32,6 +32,17 @@ class PlanTest {
 
     /** The same flags, a 4-bit directory with blocks of its own: what is planned is what is measured. */
     @Test
+    void layerInputsWaitInHostMemoryOnlyBelowAGpu() throws IOException {
+        String[] job = {"--shape", "mistral-7b", "--gradient-checkpointing", "--max-seq-length", "4096",
+                "--per-device-train-batch-size", "1", "--budget", "1GB", "--backend"};
+        for (String name : List.of("cpu", "cuda")) {
+            String[] all = java.util.Arrays.copyOf(job, job.length + 1);
+            all[job.length] = name;
+            assertThat(plan(all).out().contains("--offload-activations")).as(name).isEqualTo(name.equals("cuda"));
+        }
+    }
+
+    @Test
     void finetuneHoldsWhatWasPlannedFromItsFlags() throws IOException {
         Path dense = TinyModel.write(folder.resolve("model"), 7);
         Path packed = folder.resolve("packed");

@@ -17,6 +17,11 @@ public interface Backend extends Footprint, AutoCloseable {
 
     Device device();
 
+    @Override
+    default boolean isOnHost() {
+        return device().isHost();
+    }
+
     /** One line for people: backend, lane width, threads or device, memory. */
     String describe();
 

@@ -11,6 +11,11 @@ public interface Footprint {
         public boolean readsBfloat16() {
             return true;
         }
+
+        @Override
+        public boolean isOnHost() {
+            return true;
+        }
     };
 
     /**
@@ -40,5 +45,10 @@ public interface Footprint {
     /** Bytes that kernels hold from the first training step on, beside the tensors that the step takes. */
     default long workspaceBytes(Step step) {
         return 0;
+    }
+
+    /** Whether its memory is the host's, so that nothing can be moved from it to there. */
+    default boolean isOnHost() {
+        return false;
     }
 }

@@ -49,7 +49,7 @@ public record BudgetAdvice(List<Change> changes, long total, boolean fits) {
         List<Candidate> taken = new ArrayList<>();
         Job now = job;
         long total = MemoryPlan.predict(device, job).total();
-        for (List<Candidate> alternatives : candidates(job)) {
+        for (List<Candidate> alternatives : candidates(device, job)) {
             Candidate best = null;
             for (Candidate c : alternatives) {
                 if (total <= budget) {
@@ -103,7 +103,7 @@ public record BudgetAdvice(List<Change> changes, long total, boolean fits) {
     }
 
     /** What can be changed, each with alternatives from the mildest on. */
-    private static List<List<Candidate>> candidates(Job job) {
+    private static List<List<Candidate>> candidates(Footprint device, Job job) {
         TrainSettings s = job.settings();
         List<List<Candidate>> all = new ArrayList<>();
         if (!s.checkpointing()) {
@@ -112,6 +112,11 @@ public record BudgetAdvice(List<Change> changes, long total, boolean fits) {
                     j -> j.with(j.settings().withCheckpointing(true), j.largest()))));
         }
         all.add(smallerBatches(job));
+        if (!s.offloadActivations() && !device.isOnHost()) {
+            all.add(List.of(new Candidate("--gradient-checkpointing --offload-activations",
+                    "the inputs of layers wait in host memory; the same numbers",
+                    j -> j.with(j.settings().withCheckpointing(true).withOffloadActivations(true), j.largest()))));
+        }
         if (s.resident().budget(Long.MAX_VALUE) > 0) {
             all.add(List
                     .of(new Candidate("--optim-resident 0%", "optimizer states pass through memory; the same numbers",
