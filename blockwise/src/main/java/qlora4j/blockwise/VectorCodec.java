@@ -36,7 +36,7 @@ final class VectorCodec {
     private final int[] codesByRank;
     /** The bits of the 16 values: integer vectors are looked up by integer indices. */
     private final int[] valueBits;
-    private final ThresholdCells cells;
+    private final VectorThresholds cells;
 
     VectorCodec(Codebook codebook) {
         this.codebook = codebook;
@@ -44,7 +44,7 @@ final class VectorCodec {
         this.thresholdBits = new int[Codebook.SIZE];
         this.codesByRank = new int[Codebook.SIZE];
         this.valueBits = new int[Codebook.SIZE];
-        this.cells = new ThresholdCells(thresholds);
+        this.cells = new VectorThresholds(thresholds);
         for (int i = 0; i < Codebook.SIZE; i++) {
             codesByRank[i] = (int) (codebook.codesByRank() >>> (4 * i)) & 0xf;
             valueBits[i] = Float.floatToRawIntBits(codebook.value(i));
@@ -88,7 +88,7 @@ final class VectorCodec {
      * from byte {@code offset} on; an odd tail's low nibble is the code of 0.
      *
      * @param blocksize a power of two, at least L
-     * @param finite whether all products are finite; then {@link ThresholdCells} find the ranks, if lanes are wide enough
+     * @param finite whether all products are finite; then {@link VectorThresholds} find the ranks, if lanes are wide enough
      */
     void encode(float[] x, int n, float[] factors, int blocksize, boolean finite, MemorySegment packed, long offset) {
         int whole = finite && L >= 8
@@ -114,9 +114,9 @@ final class VectorCodec {
         for (; i <= n - L; i += L) {
             FloatVector v = FloatVector.fromArray(Lanes.F, x, i).mul(factors[i >>> shift]);
             FloatVector compared = signMagnitude ? v.abs() : v;
-            IntVector cell = ThresholdCells.of(compared);
-            FloatVector threshold = ThresholdCells.lookup(cell, t0, t1, t2, t3).reinterpretAsFloats();
-            IntVector code = ThresholdCells.lookup(cell, b0, b1, b2, b3).add(1,
+            IntVector cell = VectorThresholds.of(compared);
+            FloatVector threshold = VectorThresholds.lookup(cell, t0, t1, t2, t3).reinterpretAsFloats();
+            IntVector code = VectorThresholds.lookup(cell, b0, b1, b2, b3).add(1,
                     compared.compare(VectorOperators.GT, threshold).cast(Lanes.I));
             if (signMagnitude) {
                 code = withSign(lookup(code, c0, c1, c0, c1), v);

@@ -112,7 +112,7 @@ class VectorEqualsScalarTest {
                 around(t, x);
                 around(-t, x);
             }
-            // Edges and middles of the cells that ThresholdCells cuts -1..1 into.
+            // Edges and middles of the cells that VectorThresholds cuts -1..1 into.
             for (int half = -30; half <= 30; half++) {
                 around(half / 30f, x);
             }

@@ -11,7 +11,7 @@ import qlora4j.tensor.Lanes;
  * none holds two thresholds; then the count is that of the thresholds in lower cells, plus one where the number exceeds
  * its own cell's. Finding the cell rounds, but never puts a larger number into a lower cell, so the count is exact.
  */
-final class ThresholdCells {
+final class VectorThresholds {
     /** Entries of a table: cells -15 to 15, by their lower five bits. */
     private static final int SIZE = 32;
     /** Cells on either side of 0. */
@@ -25,7 +25,7 @@ final class ThresholdCells {
     final int[] below = new int[SIZE];
 
     /** @param thresholds ascending, in -1..1 */
-    ThresholdCells(float[] thresholds) {
+    VectorThresholds(float[] thresholds) {
         Arrays.fill(threshold, Float.floatToRawIntBits(Float.POSITIVE_INFINITY));
         int count = 0;
         for (int cell = -HALF; cell <= HALF; cell++) {
