@@ -172,12 +172,8 @@ public final class Checkpoints {
      */
     public Selection.State restore(Path checkpoint, Trainer trainer) throws IOException {
         JsonNode json = state(checkpoint.resolve(JSON));
-        JsonNode step = json.path("step");
-        if (!step.canConvertToInt() || !step.isIntegralNumber() || step.intValue() < 0) {
-            throw new TrainingException(
-                    checkpoint.resolve(JSON) + ": \"step\" is " + step + "; the number of steps done is"
-                            + " expected: the checkpoint is damaged, resume from another one");
-        }
+        int step = count(checkpoint, json, "step");
+        Selection.State selection = json.has(BEST_STEP) ? selection(checkpoint, json) : Selection.State.NONE;
         for (Map.Entry<String, String> e : identity.entrySet()) {
             String was = json.path("identity").path(e.getKey()).asText("(absent)");
             if (!was.equals(e.getValue())) {
@@ -198,11 +194,33 @@ public final class Checkpoints {
                 states.write(i, 0, file.tensor(states.names().get(i)));
             }
         }
-        trainer.resumeAt(step.intValue());
-        return json.has(BEST_STEP)
-                ? new Selection.State(json.path(BEST_METRIC).asDouble(), json.path(BEST_STEP).asInt(),
-                        json.path(WAITED).asInt())
-                : Selection.State.NONE;
+        trainer.resumeAt(step);
+        return selection;
+    }
+
+    private static Selection.State selection(Path checkpoint, JsonNode json) {
+        JsonNode metric = json.path(BEST_METRIC);
+        // JSON has no number for what a run that diverged measures; it is written as a string.
+        boolean special = metric.isTextual() && metric.textValue().matches("NaN|-?Infinity");
+        if (!metric.isNumber() && !special) {
+            throw damaged(checkpoint, BEST_METRIC, metric, "the best evaluation's number");
+        }
+        return new Selection.State(Double.parseDouble(metric.asText()), count(checkpoint, json, BEST_STEP),
+                count(checkpoint, json, WAITED));
+    }
+
+    private static int count(Path checkpoint, JsonNode json, String name) {
+        JsonNode n = json.path(name);
+        if (!n.canConvertToInt() || !n.isIntegralNumber() || n.intValue() < 0) {
+            throw damaged(checkpoint, name, n, "a whole number from 0 on");
+        }
+        return n.intValue();
+    }
+
+    private static TrainingException damaged(Path checkpoint, String name, JsonNode is, String expected) {
+        return new TrainingException(checkpoint.resolve(JSON) + ": \"" + name + "\" is "
+                + (is.isMissingNode() ? "missing" : is) + "; " + expected
+                + " is expected: the checkpoint is damaged, resume from another one");
     }
 
     private static JsonNode state(Path file) throws IOException {

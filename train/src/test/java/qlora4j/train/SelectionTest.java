@@ -169,6 +169,27 @@ class SelectionTest {
         assertThat(output.resolve(ADAPTER)).hasSameBinaryContentAs(whole.resolve(ADAPTER));
     }
 
+    @ParameterizedTest
+    @CsvSource({"best_metric,'\"low\"',the best evaluation's number", "best_metric,'\"NaN\"',",
+            "best_metric,null,the best",
+            "best_global_step,1.5,a whole number", "early_stopping_patience_counter,-1,a whole number"})
+    void aDamagedRecordOfTheBestIsNamed(String field, String value, String message) throws IOException {
+        TrainSettings settings = settings(new Selection(true, false, 3, 0), 1, 2);
+        Path output = directory.resolve("damaged" + runs);
+        assertThatThrownBy(() -> run(output, settings, 5)).hasMessage("stopped");
+        Path json = new Checkpoints(output, Map.of()).newest().orElseThrow().resolve("trainer_state.json");
+        String changed = Files.readString(json).replaceFirst('"' + field + "\" : [^,}\\n]+",
+                '"' + field + "\" : " + value);
+        assertThat(changed).contains('"' + field + "\" : " + value);
+        Files.writeString(json, changed);
+        if (message == null) {
+            run(output, settings, -1);
+        } else {
+            assertThatThrownBy(() -> run(output, settings, -1)).isInstanceOf(TrainingException.class)
+                    .hasMessageContaining(json + ": \"" + field + "\" is " + value + "; " + message);
+        }
+    }
+
     /** transformers' EarlyStoppingCallback: better by more than the threshold, against the best before. */
     @ParameterizedTest
     @CsvSource({"false,0,3 2 2.5 2.5 1,0 0 1 2 0,1", "false,0.5,3 2.8 2.6 2.0,0 1 2 0,2",
