@@ -33,6 +33,9 @@ final class NumericsCommand implements Callable<Integer> {
     public Integer call() throws IOException {
         PrintWriter out = spec.commandLine().getOut();
         int exceeded = 0;
+        if (page != null) {
+            NumericsPage.check(page);
+        }
         try (Backend opened = backend.open()) {
             Map<Result, Double> measured = Numerics.measure(opened);
             for (Map.Entry<Result, Double> m : measured.entrySet()) {

@@ -48,8 +48,18 @@ public final class NumericsPage {
         return backend.name().equals(Backend.CPU) ? "cpu " + Backends.vectorBits() : backend.name();
     }
 
+    /** Refuses a file that is there and no such page, before it is written over. */
+    public static void check(Path file) throws IOException {
+        String title = HEAD.substring(0, HEAD.indexOf('\n'));
+        if (Files.exists(file) && !Files.readString(file).startsWith(title)) {
+            throw new IllegalArgumentException("--page " + file + ": it does not begin with \"" + title
+                    + "\", so it is not overwritten; name a new file or the page of an earlier run");
+        }
+    }
+
     /** Writes the page with one column measured anew; the others stay as the file has them. */
     public static void write(Path file, String column, Map<Result, Double> measured) throws IOException {
+        check(file);
         Map<String, String> cells = Files.exists(file) ? cells(Files.readString(file)) : new HashMap<>();
         measured.forEach((r, e) -> cells.put(key(r, column), number(e)));
         StringBuilder page = new StringBuilder(HEAD.formatted(Arrays.toString(Cases.ROWS), Numerics.SEEDS - 1,
