@@ -1,6 +1,10 @@
 package qlora4j.model;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static qlora4j.model.Differences.check;
+import static qlora4j.model.Differences.dot;
+import static qlora4j.model.Differences.poison;
+import static qlora4j.model.Differences.random;
 
 import java.util.function.Supplier;
 import org.junit.jupiter.api.AfterAll;
@@ -10,18 +14,11 @@ import org.junit.jupiter.params.provider.CsvSource;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
 import qlora4j.tensor.DType;
-import qlora4j.tensor.Philox;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
-/**
- * Every backward against central differences of its forward, on the scalar backend in float64. With a step of 1e-5 the
- * difference is off by the third derivative times 1e-10 / 6 and by rounding of about 1e-16 / 1e-5: for functions of
- * magnitude one, 1e-8 holds with room.
- */
+/** Every backward against central differences of its forward, on the scalar backend in float64. */
 class DecoderGradientTest {
-    private static final double STEP = 1e-5;
-    private static final double TOLERANCE = 1e-8;
     private static final Backend SCALAR = Backends.open("scalar", null, 1);
     private static final Stream S = SCALAR.openStream();
 
@@ -29,44 +26,6 @@ class DecoderGradientTest {
     static void close() {
         S.close();
         SCALAR.close();
-    }
-
-    private static Tensor random(int seed, long... shape) {
-        Tensor t = Tensor.zeros(DType.F64, shape);
-        Philox.Sequence rng = new Philox.Sequence(seed, 0, 0);
-        for (long i = 0; i < t.size(); i++) {
-            t.set(i, rng.nextGaussian());
-        }
-        return t;
-    }
-
-    private static Tensor poison(long... shape) {
-        return Tensor.zeros(DType.F64, shape).fill(Double.NaN);
-    }
-
-    /** {@code Σ a·b}: the loss whose gradient with respect to a is b. */
-    private static double dot(Tensor a, Tensor b) {
-        double sum = 0;
-        for (long i = 0; i < a.size(); i++) {
-            sum += a.get(i) * b.get(i);
-        }
-        return sum;
-    }
-
-    /** {@code actual} against the differences of {@code loss} in every element of {@code x}. */
-    private static void check(String name, Tensor x, Supplier<Double> loss, Tensor actual) {
-        for (long i = 0; i < x.size(); i++) {
-            double value = x.get(i);
-            x.set(i, value + STEP);
-            double above = loss.get();
-            x.set(i, value - STEP);
-            double below = loss.get();
-            x.set(i, value);
-            double expected = (above - below) / (2 * STEP);
-            assertThat(expected).as("the difference in %s %d", name, i).isFinite();
-            assertThat(Math.abs(actual.get(i) - expected)).as("%s %d: %s and %s", name, i, actual.get(i), expected)
-                    .isLessThanOrEqualTo(TOLERANCE * Math.max(1, Math.abs(expected)));
-        }
     }
 
     @Test
@@ -97,13 +56,7 @@ class DecoderGradientTest {
         int d = 6;
         Tensor q = random(1, 4, 2 * d);
         Tensor k = random(2, 4, d);
-        Tensor table = Tensor.zeros(DType.F64, 9, d);
-        for (int p = 0; p < 9; p++) {
-            for (int j = 0; j < d / 2; j++) {
-                table.set(p * d + j, StrictMath.cos(p * StrictMath.pow(100, -2.0 * j / d)));
-                table.set(p * d + d / 2 + j, StrictMath.sin(p * StrictMath.pow(100, -2.0 * j / d)));
-            }
-        }
+        Tensor table = Differences.ropeTable(9, d);
         Tensor positions = Tensor.of(new int[]{0, 3, 1, 8}, 4);
         Tensor dq = random(3, 4, 2 * d);
         Tensor dk = random(4, 4, d);
