@@ -16,6 +16,7 @@ public final class VectorMatmul implements MatmulKernels {
 
     private final Team team;
     private final VectorGemm gemm;
+    private final VectorNarrow narrow;
     private final float[][] rowScratch;
     private float[] few = new float[0];
     private final Strip[] strips;
@@ -29,6 +30,7 @@ public final class VectorMatmul implements MatmulKernels {
     VectorMatmul(Team team) {
         this.team = team;
         this.gemm = new VectorGemm(team);
+        this.narrow = new VectorNarrow(team);
         this.rowScratch = new float[team.size()][0];
         this.strips = new Strip[team.size()];
         Arrays.setAll(strips, worker -> new Strip());
@@ -41,7 +43,7 @@ public final class VectorMatmul implements MatmulKernels {
             return;
         }
         if (narrow(y)) {
-            gemm.multiplyTransposed(w, false, alpha, columnsOf(x), w.cols(), y, accumulate);
+            narrow.multiply(x, w, true, alpha, y, accumulate);
         } else {
             gemm.multiply(x, false, alpha, columnsOf(w), w.cols(), y, accumulate);
         }
@@ -50,7 +52,7 @@ public final class VectorMatmul implements MatmulKernels {
     @Override
     public void nn(Stream s, Tensor dy, Tensor w, float alpha, Tensor dx, boolean accumulate) {
         if (narrow(dx)) {
-            gemm.multiplyTransposed(w, true, alpha, columnsOf(dy), w.rows(), dx, accumulate);
+            narrow.multiply(dy, w, false, alpha, dx, accumulate);
         } else {
             gemm.multiply(dy, false, alpha, rowsOf(w), w.rows(), dx, accumulate);
         }
@@ -66,9 +68,9 @@ public final class VectorMatmul implements MatmulKernels {
         }
     }
 
-    /** A product with few columns, such as an adapter's, would pack a large matrix for one panel: its transpose does not. */
+    /** A product with few columns, such as an adapter's, would pack a large matrix for one panel. */
     private static boolean narrow(Tensor c) {
-        return c.cols() <= VectorGemm.NC && c.cols() < c.rows();
+        return c.cols() <= VectorNarrow.COLUMNS && c.cols() < c.rows();
     }
 
     private VectorGemm.PanelSource columnsOf(Tensor w) {

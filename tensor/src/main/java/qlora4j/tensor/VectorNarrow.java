@@ -1,0 +1,196 @@
+package qlora4j.tensor;
+
+import java.util.Arrays;
+import jdk.incubator.vector.FloatVector;
+
+/**
+ * Products of many rows with few columns, such as an adapter's {@code u = x·Aᵀ} and {@code du = dy·B}:
+ * {@code C [m, n] = alpha·A [m, k]·B [k, n]} with n at most {@link #COLUMNS}. {@link VectorGemm} would transpose the
+ * large matrix to pack it; here it is copied as it lies, a few rows at a time, and B is what is packed: its rows filled
+ * up to whole vectors. A tile's sums are twelve vectors at any width: twelve rows of one, or six of two.
+ *
+ * <p>Every element of C is summed by one task in the order of k, as in {@link VectorGemm}, and has the same bits.
+ */
+final class VectorNarrow {
+    /** Most columns of C: two vectors. */
+    static final int COLUMNS = 2 * Lanes.L;
+    private static final int L = Lanes.L;
+    /** Vectors of a tile. */
+    private static final int TILE = 12;
+    /** Columns of A that are copied at a time. */
+    private static final int KC = VectorGemm.KC;
+    private static final int ROWS_PER_TASK = 4 * TILE;
+
+    private final Team team;
+    private final Scratch[] scratch;
+    private float[] packed = new float[0];
+
+    /** One thread's memory. */
+    private static final class Scratch {
+        private final float[] rows = new float[Math.max(TILE, L) * KC];
+        private final float[] sums = new float[TILE * L];
+        private final VectorTranspose transpose = new VectorTranspose();
+    }
+
+    VectorNarrow(Team team) {
+        this.team = team;
+        this.scratch = new Scratch[team.size()];
+        Arrays.setAll(scratch, worker -> new Scratch());
+    }
+
+    /**
+     * {@code c = alpha·a·b}, or added to c.
+     *
+     * @param a [m, k]
+     * @param b [k, n], or [n, k] when {@code transposedB}
+     * @param c [m, n], n at most {@link #COLUMNS}
+     */
+    synchronized void multiply(Tensor a, Tensor b, boolean transposedB, float alpha, Tensor c, boolean accumulate) {
+        int m = c.rows();
+        int n = c.cols();
+        int k = a.cols();
+        int width = n <= L ? L : COLUMNS;
+        pack(b, transposedB, alpha, k, n, width);
+        team.run((m + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (task, worker) -> {
+            int end = Math.min(m, (task + 1) * ROWS_PER_TASK);
+            int step = TILE * L / width;
+            for (int i = task * ROWS_PER_TASK; i < end; i += step) {
+                int count = Math.min(step, end - i);
+                tile(a, i, count, k, width, scratch[worker]);
+                write(scratch[worker].sums, count, width, c, i, accumulate);
+            }
+        });
+    }
+
+    /** {@code packed[p * width + j] = alpha·B[p][j]}; columns beyond n may be anything. */
+    private void pack(Tensor b, boolean transposed, float alpha, int k, int n, int width) {
+        int needed = Math.multiplyExact(k + L, width);
+        if (packed.length < needed) {
+            packed = new float[needed];
+        }
+        team.run((k + KC - 1) / KC, (piece, worker) -> {
+            int p0 = piece * KC;
+            int pc = Math.min(KC, k - p0);
+            if (transposed) {
+                packColumns(b, p0, pc, n, width, scratch[worker]);
+            } else {
+                for (int p = p0; p < p0 + pc; p++) {
+                    Floats.load(b, (long) p * n, n, packed, p * width);
+                }
+            }
+            if (alpha != 1) {
+                for (int i = p0 * width; i < (p0 + pc) * width; i++) {
+                    packed[i] *= alpha;
+                }
+            }
+        });
+    }
+
+    /** Columns of B from its transpose. A short piece is the last one: what its blocks write beyond it is not read. */
+    private void packColumns(Tensor b, int p0, int pc, int n, int width, Scratch own) {
+        for (int j = 0; j < n; j += L) {
+            int count = Math.min(L, n - j);
+            for (int i = 0; i < count; i++) {
+                Floats.load(b, (long) (j + i) * b.cols() + p0, pc, own.rows, i * KC);
+            }
+            Arrays.fill(own.rows, count * KC, L * KC, 0f);
+            own.transpose.run(own.rows, 0, KC, count, pc, packed, p0 * width + j, width);
+        }
+    }
+
+    /** Sums of {@code count} rows of A from i on; those of the tile's other rows are anything. */
+    private void tile(Tensor a, int i, int count, int k, int width, Scratch own) {
+        Arrays.fill(own.sums, 0f);
+        for (int p0 = 0; p0 < k; p0 += KC) {
+            int pc = Math.min(KC, k - p0);
+            for (int r = 0; r < count; r++) {
+                Floats.load(a, (long) (i + r) * k + p0, pc, own.rows, r * KC);
+            }
+            if (width == L) {
+                oneVector(own.rows, packed, p0 * width, pc, own.sums);
+            } else {
+                twoVectors(own.rows, packed, p0 * width, pc, own.sums);
+            }
+        }
+    }
+
+    private static void write(float[] sums, int count, int width, Tensor c, int i, boolean accumulate) {
+        int n = c.cols();
+        int run = n == width ? count : 1;
+        for (int r = 0; r < count; r += run) {
+            if (accumulate) {
+                Floats.addTo(sums, r * width, run * n, c, (long) (i + r) * n);
+            } else {
+                Floats.store(sums, r * width, run * n, c, (long) (i + r) * n);
+            }
+        }
+    }
+
+    /** {@code c[r * L + j] += Σ a[r * KC + p]·b[bs + p * L + j]} for twelve rows. */
+    private static void oneVector(float[] a, float[] b, int bs, int pc, float[] c) {
+        FloatVector c0 = load(c, 0), c1 = load(c, 1), c2 = load(c, 2), c3 = load(c, 3);
+        FloatVector c4 = load(c, 4), c5 = load(c, 5), c6 = load(c, 6), c7 = load(c, 7);
+        FloatVector c8 = load(c, 8), c9 = load(c, 9), c10 = load(c, 10), c11 = load(c, 11);
+        for (int p = 0, bo = bs; p < pc; p++, bo += L) {
+            FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
+            c0 = FloatVector.broadcast(Lanes.F, a[p]).fma(b0, c0);
+            c1 = FloatVector.broadcast(Lanes.F, a[p + KC]).fma(b0, c1);
+            c2 = FloatVector.broadcast(Lanes.F, a[p + 2 * KC]).fma(b0, c2);
+            c3 = FloatVector.broadcast(Lanes.F, a[p + 3 * KC]).fma(b0, c3);
+            c4 = FloatVector.broadcast(Lanes.F, a[p + 4 * KC]).fma(b0, c4);
+            c5 = FloatVector.broadcast(Lanes.F, a[p + 5 * KC]).fma(b0, c5);
+            c6 = FloatVector.broadcast(Lanes.F, a[p + 6 * KC]).fma(b0, c6);
+            c7 = FloatVector.broadcast(Lanes.F, a[p + 7 * KC]).fma(b0, c7);
+            c8 = FloatVector.broadcast(Lanes.F, a[p + 8 * KC]).fma(b0, c8);
+            c9 = FloatVector.broadcast(Lanes.F, a[p + 9 * KC]).fma(b0, c9);
+            c10 = FloatVector.broadcast(Lanes.F, a[p + 10 * KC]).fma(b0, c10);
+            c11 = FloatVector.broadcast(Lanes.F, a[p + 11 * KC]).fma(b0, c11);
+        }
+        store(c, 0, c0, c1, c2, c3);
+        store(c, 4, c4, c5, c6, c7);
+        store(c, 8, c8, c9, c10, c11);
+    }
+
+    /** {@code c[r * 2 * L + j] += Σ a[r * KC + p]·b[bs + p * 2 * L + j]} for six rows. */
+    private static void twoVectors(float[] a, float[] b, int bs, int pc, float[] c) {
+        FloatVector c00 = load(c, 0), c01 = load(c, 1), c10 = load(c, 2), c11 = load(c, 3);
+        FloatVector c20 = load(c, 4), c21 = load(c, 5), c30 = load(c, 6), c31 = load(c, 7);
+        FloatVector c40 = load(c, 8), c41 = load(c, 9), c50 = load(c, 10), c51 = load(c, 11);
+        for (int p = 0, bo = bs; p < pc; p++, bo += 2 * L) {
+            FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
+            FloatVector b1 = FloatVector.fromArray(Lanes.F, b, bo + L);
+            FloatVector x = FloatVector.broadcast(Lanes.F, a[p]);
+            c00 = x.fma(b0, c00);
+            c01 = x.fma(b1, c01);
+            x = FloatVector.broadcast(Lanes.F, a[p + KC]);
+            c10 = x.fma(b0, c10);
+            c11 = x.fma(b1, c11);
+            x = FloatVector.broadcast(Lanes.F, a[p + 2 * KC]);
+            c20 = x.fma(b0, c20);
+            c21 = x.fma(b1, c21);
+            x = FloatVector.broadcast(Lanes.F, a[p + 3 * KC]);
+            c30 = x.fma(b0, c30);
+            c31 = x.fma(b1, c31);
+            x = FloatVector.broadcast(Lanes.F, a[p + 4 * KC]);
+            c40 = x.fma(b0, c40);
+            c41 = x.fma(b1, c41);
+            x = FloatVector.broadcast(Lanes.F, a[p + 5 * KC]);
+            c50 = x.fma(b0, c50);
+            c51 = x.fma(b1, c51);
+        }
+        store(c, 0, c00, c01, c10, c11);
+        store(c, 4, c20, c21, c30, c31);
+        store(c, 8, c40, c41, c50, c51);
+    }
+
+    private static FloatVector load(float[] c, int vector) {
+        return FloatVector.fromArray(Lanes.F, c, vector * L);
+    }
+
+    private static void store(float[] c, int vector, FloatVector v0, FloatVector v1, FloatVector v2, FloatVector v3) {
+        v0.intoArray(c, vector * L);
+        v1.intoArray(c, (vector + 1) * L);
+        v2.intoArray(c, (vector + 2) * L);
+        v3.intoArray(c, (vector + 3) * L);
+    }
+}
