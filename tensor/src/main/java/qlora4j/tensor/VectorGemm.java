@@ -31,6 +31,8 @@ public final class VectorGemm {
     public static final int MAX_COLUMNS = 256;
     private static final int MAX_PANELS = MAX_COLUMNS / NC;
     private static final int TASKS_PER_THREAD = 3;
+    /** Rows whose sums over all of a task's columns, 12 KiB, are written before the next are computed; whole groups. */
+    private static final int FEW_ROWS = 2 * R;
     /** Rows that are packed at a time. */
     private static final int PACKED_ROWS = 2 * MAX_ROWS;
 
@@ -76,6 +78,18 @@ public final class VectorGemm {
     private record Target(Tensor c, boolean transposed, boolean accumulate) {
     }
 
+    /** A task's block of C: {@code count} rows from {@code i0} on, counted in the packed rows, and columns. */
+    private record Block(int i0, int count, int j0, int columns) {
+        /** Floats of a panel's sums. */
+        int stride() {
+            return roundUp(count, R) * NC;
+        }
+
+        int panels() {
+            return (columns + NC - 1) / NC;
+        }
+    }
+
     /** A product engine with scratch memory of its own; one product at a time. */
     public VectorGemm(Team team) {
         this.team = team;
@@ -117,10 +131,12 @@ public final class VectorGemm {
             team.run(rowBlocks * columnBlocks, (task, worker) -> {
                 int i0 = task / columnBlocks * rows;
                 int j0 = task % columnBlocks * wide * NC;
-                float[] sums = block(b, k, i0, Math.min(rows, count - i0), count, j0, Math.min(wide * NC, n - j0),
-                        worker);
-                write(sums, from + i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, n - j0), target,
-                        scratch[worker]);
+                Block block = new Block(i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, n - j0));
+                if (k <= KC && !target.transposed) {
+                    onePiece(b, k, block, count, from, target, worker);
+                } else {
+                    write(sums(b, k, block, count, worker), from, block, target, scratch[worker]);
+                }
             });
         }
     }
@@ -205,27 +221,46 @@ public final class VectorGemm {
         }
     }
 
-    /** {@code count} packed rows from {@code i0} on times the columns of B from {@code j0} on: sums by panels. */
-    private float[] block(PanelSource b, int k, int i0, int count, int packedRows, int j0, int columns, int worker) {
+    /** Sums of a block by panels. */
+    private float[] sums(PanelSource b, int k, Block block, int packedRows, int worker) {
         Scratch own = scratch[worker];
-        int rows = roundUp(count, R);
-        int stride = rows * NC;
-        int panels = (columns + NC - 1) / NC;
-        float[] sums = own.sums(panels * stride);
-        Arrays.fill(sums, 0, panels * stride, 0f);
+        int stride = block.stride();
+        float[] sums = own.sums(block.panels() * stride);
+        Arrays.fill(sums, 0, block.panels() * stride, 0f);
         for (int p0 = 0; p0 < k; p0 += KC) {
             int pc = Math.min(KC, k - p0);
-            int a = group(p0 / KC, i0, packedRows);
-            b.fill(p0, pc, j0, columns, own.panels, worker);
-            for (int v = 0; v < panels; v++) {
-                VectorGemmTile.rows(packed, a, own.panels, v * PANEL, pc, sums, v * stride, rows);
-            }
+            b.fill(p0, pc, block.j0, block.columns, own.panels, worker);
+            tiles(group(p0 / KC, block.i0, packedRows), pc, block, own, sums);
         }
         return sums;
     }
 
-    private static void write(float[] sums, int i0, int count, int j0, int columns, Target target, Scratch own) {
-        int stride = roundUp(count, R) * NC;
+    /** A short product's sums are written a few rows at a time, out of the first-level cache. */
+    private void onePiece(PanelSource b, int k, Block block, int packedRows, int from, Target target, int worker) {
+        Scratch own = scratch[worker];
+        b.fill(0, k, block.j0, block.columns, own.panels, worker);
+        float[] sums = own.sums(block.panels() * FEW_ROWS * NC);
+        for (int i = 0; i < block.count; i += FEW_ROWS) {
+            Block few = new Block(block.i0 + i, Math.min(FEW_ROWS, block.count - i), block.j0, block.columns);
+            Arrays.fill(sums, 0, few.panels() * few.stride(), 0f);
+            tiles(group(0, few.i0, packedRows), k, few, own, sums);
+            write(sums, from, few, target, own);
+        }
+    }
+
+    private void tiles(int a, int pc, Block block, Scratch own, float[] sums) {
+        int stride = block.stride();
+        for (int v = 0; v < block.panels(); v++) {
+            VectorGemmTile.rows(packed, a, own.panels, v * PANEL, pc, sums, v * stride, stride / NC);
+        }
+    }
+
+    /** Writes a block's sums to C, where its rows begin at row {@code from}. */
+    private static void write(float[] sums, int from, Block block, Target target, Scratch own) {
+        int stride = block.stride();
+        int count = block.count;
+        int columns = block.columns;
+        int row = from + block.i0;
         Tensor c = target.c;
         if (target.transposed) {
             float[] column = own.rows(count);
@@ -234,13 +269,13 @@ public final class VectorGemm {
                 for (int i = 0; i < count; i++) {
                     column[i] = sums[at + i * NC];
                 }
-                store(column, 0, count, c, (long) (j0 + j) * c.cols() + i0, target.accumulate);
+                store(column, 0, count, c, (long) (block.j0 + j) * c.cols() + row, target.accumulate);
             }
             return;
         }
+        int whole = c.dtype() == DType.F32 ? columns / NC * NC : 0;
         for (int i = 0; i < count; i++) {
-            long to = (long) (i0 + i) * c.cols() + j0;
-            int whole = c.dtype() == DType.F32 ? columns / NC * NC : 0;
+            long to = (long) (row + i) * c.cols() + block.j0;
             if (target.accumulate) {
                 Lanes.addStrided(sums, i * NC, NC, stride, whole, c.data(), 4 * to);
             } else {
