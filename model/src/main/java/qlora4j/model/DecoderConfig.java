@@ -291,7 +291,8 @@ public record DecoderConfig(Architecture architecture, int vocab, int hidden, in
         json.put("model_type", architecture.modelType).put("vocab_size", vocab).put("hidden_size", hidden);
         json.put("intermediate_size", intermediate).put("num_hidden_layers", layers).put("num_attention_heads", heads);
         json.put("num_key_value_heads", kvHeads).put("rms_norm_eps", rmsNormEps);
-        if (json.has("head_dim") || headDim != defaultHeadDim(architecture, hidden, heads)) {
+        boolean quotient = architecture.defaultHeadDim == 0 && headDim * heads == hidden;
+        if (json.has("head_dim") || !quotient && headDim != architecture.defaultHeadDim) {
             json.put("head_dim", headDim);
         }
         json.put("max_position_embeddings", maxPositions).put("tie_word_embeddings", tieWordEmbeddings);

@@ -38,16 +38,21 @@ final class TinyRun {
 
     /** Writes a Hugging Face model directory with the recorded byte-level tokenizer. */
     static Path model(Path directory) throws IOException {
+        return model(directory, CONFIG);
+    }
+
+    /** The same of another shape, of as many tokens as the tokenizer has. */
+    static Path model(Path directory, DecoderConfig config) throws IOException {
         Files.createDirectories(directory);
         for (String name : List.of("tokenizer.json", "tokenizer_config.json")) {
             Files.copy(TOKENIZER.resolve(name), directory.resolve(name), StandardCopyOption.REPLACE_EXISTING);
         }
         ObjectMapper mapper = new ObjectMapper();
         Files.write(directory.resolve(DecoderConfig.FILE),
-                mapper.writeValueAsBytes(CONFIG.toJson(mapper.createObjectNode())));
+                mapper.writeValueAsBytes(config.toJson(mapper.createObjectNode())));
         try (Backend backend = Backends.open(Backend.SCALAR);
-                TrainableWeights w = new TrainableWeights(CONFIG, backend)) {
-            w.initialize(CONFIG, 0.5, 0.1, 3);
+                TrainableWeights w = new TrainableWeights(config, backend)) {
+            w.initialize(config, 0.5, 0.1, 3);
             w.save(directory, DType.F32);
         }
         return directory;
