@@ -210,8 +210,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
             if (c >= in) {
                 inside = max(in - 32 - column, 0);
             }
-            float s0 = own[g * SCALE_STRIDE + (o0 + inside >> log_blocksize)];
-            float s1 = own[(g + 8) * SCALE_STRIDE + (o1 + inside >> log_blocksize)];
+            // 0 beyond the last column, since an infinite constant times a zero of x would be NaN.
+            float s0 = c < in ? own[g * SCALE_STRIDE + (o0 + inside >> log_blocksize)] : 0;
+            float s1 = c < in ? own[(g + 8) * SCALE_STRIDE + (o1 + inside >> log_blocksize)] : 0;
             uint4 b[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {

@@ -2,112 +2,193 @@
 // `in` is a multiple of 32.
 //
 // Rows of W are the rows of the tensor cores' first operand and are decoded in registers; rows of x are the columns of
-// the second. A block has 128 rows of W: four warps of 32 each. It has KGROUPS such groups of warps, which take turns
-// with the slabs of 128 columns; each group copies its slabs of x into shared memory, in the order in which lanes read
-// them, one slab ahead. At the end the groups' sums are added in order. gridDim.y blocks share the columns of a tile;
-// their sums go to `partial` [gridDim.y, m, out] and are added in order by nf4_smallm_sum.
+// the second. A block has 128 rows of W and 8 * tiles rows of x (those from blockIdx.z on); it walks over slabs of 256
+// columns, which are copied to shared memory one ahead, W as it is and x in the order in which lanes read it. A warp
+// has 32 rows of W and 64 of a slab's columns; the sums of the four warps that share rows are added in order at the
+// end. gridDim.y blocks share the columns of a tile; their sums go to `partial` [gridDim.y, m, out] and are added in
+// order by nf4_smallm_sum.
 #include "decode.cuh"
 #include "mma.cuh"
 
 #define WARP 32
-#define SLAB 128
+#define THREADS 512
+#define ROWS 128
 #define WARP_ROWS 32
-#define GROUP_WARPS 4
-#define GROUP_THREADS (GROUP_WARPS * WARP)
-#define KGROUPS 4
-#define BLOCK_ROWS (WARP_ROWS * GROUP_WARPS)
+#define ROW_WARPS (ROWS / WARP_ROWS)
+#define SHARES (THREADS / WARP / ROW_WARPS)
+#define SLAB (SHARES * 64)
+// Columns with the same constant in every layout, since blocks have 32 elements or more; 16 bytes of W.
+#define LOG_CHUNK 5
+#define CHUNK (1 << LOG_CHUNK)
+#define CHUNK_BYTES (CHUNK / 2)
+#define CHUNKS (SLAB / CHUNK)
+#define CODE_ROW_BYTES (SLAB / 2)
+// Sixteen bytes of a row of x.
+#define PIECE 8
+#define PIECES (SLAB / PIECE)
+// Floats from a row's constants to the next row's: a warp then reads 16 banks.
+#define SCALE_STRIDE (CHUNKS + 2)
+// Floats from a token's sums to the next one's, a little apart to spread the banks.
+#define SUM_STRIDE (ROWS + 4)
 
-// A slab of x [8 * tiles, SLAB]. For each j of 4 and each tile of 8 rows: 16 bytes a lane, which are x[g][32 t + 8 j ..]
-template <int tiles>
-__device__ void copy_slab(const bf16 *x, int m, int in, int column, uint4 *slab, int thread) {
-    for (int i = thread; i < tiles * 8 * (SLAB / 8); i += GROUP_THREADS) {
-        int row = i / (SLAB / 8), piece = i % (SLAB / 8), t = piece / 4, j = piece % 4;
-        bool there = row < m && column + 8 * piece < in;
-        const bf16 *source = there ? x + (long)row * in + column + 8 * piece : x;
-        copy_async(slab + (j * tiles + row / 8) * WARP + row % 8 * 4 + t, source, there);
+struct Weights {
+    const unsigned char *packed;
+    Constants c;
+    int out, in, first_row;
+
+    // Chunks before a row; they fit into 32 bits where elements do not.
+    __device__ unsigned int chunks_before(int row) const {
+        return (unsigned int)min(first_row + row, out - 1) * (in / CHUNK);
     }
-}
-
-struct Codes {
-    uint4 words[2][2];
-    RawScale scales[2][2];
 };
 
-// For two tiles of 16 rows: 32 codes of row g and 32 of row g + 8, from column 32 t of the slab on.
-__device__ void load_codes(Codes &codes, const unsigned char *packed, const Constants &c, int out, int in, int row,
-        int column) {
-    int lane = threadIdx.x % WARP;
-    column += 32 * (lane % 4);
+// What a thread copies of each slab: of W a chunk of two rows, of x a piece of each x_step-th row. In shared memory,
+// chunks that four rows have next to each other are in different banks. x lies there as lanes read it: for each share
+// of 64 columns, each j of 2 and each tile of 8 rows 16 bytes a lane, which are x[g][16 t + 8 j ..]; lanes of j = 1 are
+// in another order, so that writing meets no bank twice.
+template <int tiles> struct Copies {
+    static const int x_bytes = 8 * tiles * SLAB * 2, stage_bytes = x_bytes + ROWS * CODE_ROW_BYTES;
+    static const int w_step = THREADS / CHUNKS, x_step = THREADS / PIECES;
+    const unsigned char *codes[2];
+    const bf16 *x;
+    int w_column, x_column, x_row, codes_to, x_to;
+
+    __device__ Copies(const Weights &w, const bf16 *all_x) {
+        int row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+        for (int i = 0; i < 2; i++) {
+            codes[i] = w.packed + (long)(w.chunks_before(row + i * w_step) + chunk) * CHUNK_BYTES;
+        }
+        codes_to = x_bytes + row * CODE_ROW_BYTES + (chunk ^ 2 * (row % 4)) * CHUNK_BYTES;
+        w_column = chunk * CHUNK;
+        int piece = threadIdx.x % PIECES, share = piece / 8, t = piece % 8 / 2, j = piece % 2;
+        x_row = threadIdx.x / PIECES;
+        x_column = piece * PIECE;
+        x = all_x + (long)x_row * w.in + x_column;
+        x_to = (((share * 2 + j) * tiles + x_row / 8) * WARP + (x_row % 8 * 4 + t ^ 4 * j)) * 16;
+    }
+
+    __device__ void begin(const Weights &w, int m, int column, unsigned char *stage) const {
+        bool there = column + w_column < w.in;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        codes.words[i / 2][i % 2] = make_uint4(0, 0, 0, 0);
-        codes.scales[i / 2][i % 2] = RawScale{0, 0};
-        if (column < in) {
-            long e = (long)min(row + 8 * i + lane / 4, out - 1) * in + column;
-            codes.words[i / 2][i % 2] = load_once(packed + e / 2);
-            codes.scales[i / 2][i % 2] = load_scale(c, e >> c.log_blocksize);
+        for (int i = 0; i < 2; i++) {
+            const unsigned char *from = there ? codes[i] + column / 2 : w.packed;
+            copy_async(stage + codes_to + i * w_step * CODE_ROW_BYTES, from, there);
+        }
+        there = column + x_column < w.in;
+#pragma unroll
+        for (int i = 0; i < tiles * 8 / x_step; i++) {
+            bool here = there && x_row + i * x_step < m;
+            const void *from = here ? (const void *)(x + column + (long)i * x_step * w.in) : w.packed;
+            copy_async(stage + x_to + i * x_step / 8 * WARP * 16, from, here);
         }
     }
-}
+};
 
-__device__ unsigned int word_of(const uint4 &v, int j) {
-    return j == 0 ? v.x : j == 1 ? v.y : j == 2 ? v.z : v.w;
-}
+// Two of a slab's constants, of row threadIdx.x / 4: read ahead, then both levels applied. Without branches, at whose
+// end the loads would be waited for. Columns beyond the last have the constant 0: codes there are the first of the
+// table, which times an infinite constant and a zero of x would be NaN.
+struct Scales {
+    static const int a_row = CHUNKS / 2;
+    unsigned int code[2];
+    float second[2];
+
+    __device__ static int chunk(int column, int i) {
+        return column / CHUNK + (int)threadIdx.x % a_row * 2 + i;
+    }
+
+    __device__ void load(const Weights &w, int column) {
+        int nested = w.c.absmax2 != nullptr;
+        unsigned int before = w.chunks_before(threadIdx.x / a_row);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            unsigned int block = before + min(chunk(column, i), w.in / CHUNK - 1) >> w.c.log_blocksize - LOG_CHUNK;
+            const float *first_level = (const float *)w.c.absmax + block;
+            second[i] = *(nested ? w.c.absmax2 + (block >> LOG_NESTED_BLOCKSIZE) : first_level);
+            asm volatile("{ .reg .pred p; mov.u32 %0, 0; setp.ne.s32 p, %1, 0; @p ld.global.u8 %0, [%2]; }"
+                         : "=&r"(code[i]) : "r"(nested), "l"((const unsigned char *)w.c.absmax + block));
+        }
+    }
+
+    __device__ void store(const Weights &w, int column, float shift, const float *map, float *scales) const {
+        float v[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float nested = __fadd_rn(__fmul_rn(map[code[i]], second[i]), shift);
+            v[i] = w.c.absmax2 == nullptr ? second[i] : nested;
+            v[i] = chunk(column, i) < w.in / CHUNK ? v[i] : 0;
+        }
+        *(float2 *)(scales + threadIdx.x / a_row * SCALE_STRIDE + threadIdx.x % a_row * 2) = make_float2(v[0], v[1]);
+    }
+};
 
 template <int tiles>
-__device__ void smallm(const bf16 *x, int m, const unsigned char *packed, const Constants &c, const Codebook *codebook,
-        int out, int in, const bf16 *residual, const bf16 *bias, bf16 *y, float *partial) {
+__device__ void smallm(const bf16 *x, int m, const Weights &w, const Codebook *codebook, const bf16 *residual,
+        const bf16 *bias, bf16 *y, float *partial) {
+    const int stage_bytes = Copies<tiles>::stage_bytes;
     extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    __shared__ float map[256];
+    __shared__ __align__(16) float scales[2][ROWS * SCALE_STRIDE];
     float2 *table = (float2 *)dynamic_shared;
-    const int slab_words = 4 * tiles * WARP;
-    int lane = threadIdx.x % WARP, group = threadIdx.x / GROUP_THREADS, thread = threadIdx.x % GROUP_THREADS;
-    int row = blockIdx.x * BLOCK_ROWS + thread / WARP * WARP_ROWS;
-    uint4 *slabs = (uint4 *)(dynamic_shared + PAIR_TABLE_BYTES) + group * 2 * slab_words;
-    int all = (in + SLAB - 1) / SLAB, share = (all + gridDim.y - 1) / gridDim.y;
-    int first = blockIdx.y * share, end = min(all, first + share);
-    Codes next;
-    load_codes(next, packed, c, out, in, row, (first + group) * SLAB);
-    copy_slab<tiles>(x, m, in, (first + group) * SLAB, slabs, thread);
+    unsigned char *ring = dynamic_shared + PAIR_TABLE_BYTES;
+    int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
+    int warp_row = threadIdx.x / WARP % ROW_WARPS * WARP_ROWS, share = threadIdx.x / WARP / ROW_WARPS;
+    int all = (w.in + SLAB - 1) / SLAB, a_block = (all + gridDim.y - 1) / gridDim.y;
+    int first = blockIdx.y * a_block, slabs = min(all - first, a_block);
+
+    int first_token = blockIdx.z * 8 * tiles, tokens = min(m - first_token, 8 * tiles);
+    Copies<tiles> copies(w, x + (long)first_token * w.in);
+    copies.begin(w, tokens, first * SLAB, ring);
     copies_begun();
-    float shift = c.absmax2 == nullptr ? 0 : *c.offset;
+    if (threadIdx.x < 256) {
+        map[threadIdx.x] = w.c.absmax2 == nullptr ? 0 : w.c.map[threadIdx.x];
+    }
+    float shift = w.c.absmax2 == nullptr ? 0 : *w.c.offset;
+    Scales next;
+    next.load(w, first * SLAB);
     make_pair_table(codebook, table);
     __syncthreads();
-    unsigned int copy = pair_copy();
+
+    unsigned int own = pair_copy();
     float acc[2][tiles][4] = {};
-    int parity = 0;
-    for (int slab = first + group; slab < end; slab += KGROUPS, parity ^= 1) {
-        // The other slab was read in the turn before.
-        barrier(1 + group, GROUP_THREADS);
-        copy_slab<tiles>(x, m, in, (slab + KGROUPS) * SLAB, slabs + (parity ^ 1) * slab_words, thread);
-        copies_begun();
-        copies_arrived<1>();
-        barrier(1 + group, GROUP_THREADS);
+    for (int slab = 0; slab < slabs; slab++) {
+        copies_arrived<0>();
+        float *constants = scales[slab % 2];
+        next.store(w, (first + slab) * SLAB, shift, map, constants);
+        // From here on all see this slab, and nobody reads the one before.
+        __syncthreads();
+        if (slab + 1 < slabs) {
+            copies.begin(w, tokens, (first + slab + 1) * SLAB, ring + (slab + 1) % 2 * stage_bytes);
+            copies_begun();
+        }
+        next.load(w, (first + slab + 1) * SLAB);
+        const unsigned char *stage = ring + slab % 2 * stage_bytes;
+        const uint4 *xs = (const uint4 *)stage + share * 2 * tiles * WARP;
+        const unsigned char *codes = stage + Copies<tiles>::x_bytes + (warp_row + g) * CODE_ROW_BYTES
+                + ((share * 2 + t / 2) ^ 2 * (g % 4)) * CHUNK_BYTES + t % 2 * 8;
+        uint2 words[2][2];
         float scale[2][2];
-        uint4 words[2][2];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            scale[i / 2][i % 2] = finish_scale(c, next.scales[i / 2][i % 2], shift);
-            words[i / 2][i % 2] = next.words[i / 2][i % 2];
+            words[i / 2][i % 2] = *(const uint2 *)(codes + i * 8 * CODE_ROW_BYTES);
+            scale[i / 2][i % 2] = constants[(warp_row + g + 8 * i) * SCALE_STRIDE + share * 2 + t / 2];
         }
-        load_codes(next, packed, c, out, in, row, (slab + KGROUPS) * SLAB);
-        const uint4 *xs = slabs + parity * slab_words + lane;
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
+#pragma unroll 1
+        for (int j = 0; j < 2; j++) {
             unsigned int a[2][2][4];
 #pragma unroll
             for (int r = 0; r < 2; r++) {
-                unsigned int w0 = word_of(words[r][0], j), w1 = word_of(words[r][1], j);
+                unsigned int w0 = j == 0 ? words[r][0].x : words[r][0].y, w1 = j == 0 ? words[r][1].x : words[r][1].y;
 #pragma unroll
                 for (int h = 0; h < 2; h++) {
-                    a[r][h][0] = decode_pair(table, copy, w0, 2 * h, scale[r][0]);
-                    a[r][h][1] = decode_pair(table, copy, w1, 2 * h, scale[r][1]);
-                    a[r][h][2] = decode_pair(table, copy, w0, 2 * h + 1, scale[r][0]);
-                    a[r][h][3] = decode_pair(table, copy, w1, 2 * h + 1, scale[r][1]);
+                    a[r][h][0] = decode_pair(table, own, w0, 2 * h, scale[r][0]);
+                    a[r][h][1] = decode_pair(table, own, w1, 2 * h, scale[r][1]);
+                    a[r][h][2] = decode_pair(table, own, w0, 2 * h + 1, scale[r][0]);
+                    a[r][h][3] = decode_pair(table, own, w1, 2 * h + 1, scale[r][1]);
                 }
             }
 #pragma unroll
             for (int i = 0; i < tiles; i++) {
-                uint4 b = xs[(j * tiles + i) * WARP];
+                uint4 b = xs[(j * tiles + i) * WARP + (lane ^ 4 * j)];
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
                     mma_bf16(acc[r][i], a[r][0], b.x, b.y);
@@ -116,37 +197,35 @@ __device__ void smallm(const bf16 *x, int m, const unsigned char *packed, const 
             }
         }
     }
-    // The groups' sums, in turns through shared memory: [token, row], a row more to spread the banks.
-    const int stride = BLOCK_ROWS + 4;
-    copies_arrived<0>();
-    float *sums = (float *)(dynamic_shared + PAIR_TABLE_BYTES);
-    for (int turn = 0; turn < KGROUPS; turn++) {
-        __syncthreads();
-        if (group == turn) {
+    // The shares' sums, [share, token, row], where table and slabs were.
+    const int of_share = 8 * tiles * SUM_STRIDE;
+    __syncthreads();
+    float *sums = (float *)dynamic_shared;
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
+    for (int r = 0; r < 2; r++) {
 #pragma unroll
-                for (int i = 0; i < tiles; i++) {
+        for (int i = 0; i < tiles; i++) {
 #pragma unroll
-                    for (int q = 0; q < 4; q++) {
-                        int at = (8 * i + 2 * (lane % 4) + q % 2) * stride + thread / WARP * WARP_ROWS + 16 * r
-                                + lane / 4 + 8 * (q / 2);
-                        sums[at] = turn == 0 ? acc[r][i][q] : sums[at] + acc[r][i][q];
-                    }
-                }
+            for (int q = 0; q < 4; q++) {
+                int token = 8 * i + 2 * t + q % 2, row = warp_row + 16 * r + g + 8 * (q / 2);
+                sums[share * of_share + token * SUM_STRIDE + row] = acc[r][i][q];
             }
         }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < 8 * tiles * BLOCK_ROWS; i += blockDim.x) {
-        int token = i / BLOCK_ROWS, r = i % BLOCK_ROWS, o = blockIdx.x * BLOCK_ROWS + r;
-        if (token >= m || o >= out) {
+    for (int i = threadIdx.x; i < tokens * ROWS; i += THREADS) {
+        int token = i / ROWS, r = i % ROWS, o = w.first_row + r;
+        if (o >= w.out) {
             continue;
         }
-        float sum = sums[token * stride + r];
-        long at = (long)token * out + o;
+        float sum = 0;
+#pragma unroll
+        for (int s = 0; s < SHARES; s++) {
+            sum += sums[s * of_share + token * SUM_STRIDE + r];
+        }
+        long at = (long)(first_token + token) * w.out + o;
         if (gridDim.y > 1) {
-            partial[((long)blockIdx.y * m) * out + at] = sum;
+            partial[(long)blockIdx.y * m * w.out + at] = sum;
         } else {
             sum += bias == nullptr ? 0 : to_f32(bias[o]);
             sum += residual == nullptr ? 0 : to_f32(residual[at]);
@@ -156,12 +235,12 @@ __device__ void smallm(const bf16 *x, int m, const unsigned char *packed, const 
 }
 
 #define VARIANT(TILES)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(KGROUPS *GROUP_THREADS, 1) nf4_smallm_##TILES(const bf16 *x, int m,   \
+    extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_smallm_##TILES(const bf16 *x, int m,                  \
             const unsigned char *packed, const void *absmax, const float *absmax2, const float *offset,                \
             const float *map, int log_blocksize, const Codebook *codebook, int out, int in, const bf16 *residual,      \
             const bf16 *bias, bf16 *y, float *partial) {                                                               \
-        smallm<TILES>(x, m, packed, Constants{absmax, absmax2, offset, map, log_blocksize}, codebook, out, in,         \
-                residual, bias, y, partial);                                                                           \
+        Weights w{packed, {absmax, absmax2, offset, map, log_blocksize}, out, in, (int)blockIdx.x *ROWS};              \
+        smallm<TILES>(x, m, w, codebook, residual, bias, y, partial);                                                  \
     }
 
 VARIANT(2)

@@ -42,8 +42,10 @@ final class CudaBlockwise implements BlockwiseKernels {
     private static final int SMALL_ROWS = 64;
     private static final int SMALL_THREADS = 512;
     private static final int SMALL_BLOCK_ROWS = 128;
-    private static final int SMALL_GROUPS = 4;
-    private static final int SLAB = 128;
+    private static final int SMALL_SHARES = 4;
+    private static final int SLAB = 256;
+    /** What a block of smallm.cu holds beside its slabs: constants, and the values of their codes. */
+    private static final int SMALL_RESERVED_BYTES = 11 << 10;
 
     private final CudaBackend cuda;
     private final Products products;
@@ -183,27 +185,32 @@ final class CudaBlockwise implements BlockwiseKernels {
 
     /** Whether {@link #multiply} adds residual and bias itself for this many rows. */
     boolean fuses(Tensor x, QuantizedTensor w) {
-        return x.rows() <= SMALL_ROWS && x.dtype() == DType.BF16 && decodes(x, w, LANE_COLUMNS) && fits(x.rows())
+        return x.rows() <= SMALL_ROWS && x.dtype() == DType.BF16 && decodes(x, w, LANE_COLUMNS)
+                && (x.rows() <= CudaMatmul.FEW_ROWS || fits(tiles(x.rows())))
                 || x.rows() <= CudaMatmul.FEW_ROWS && x.dtype() == DType.F32 && decodes(x, w, WORD_COLUMNS);
     }
 
     /** Whether rows of W, and of x, begin where they can be read in vectors. */
     private static boolean decodes(Tensor x, QuantizedTensor w, int columns) {
-        return w.inFeatures() % columns == 0 && CudaMatmul.aligned(x) && CudaMatmul.aligned(w.packed());
+        return w.inFeatures() > 0 && w.inFeatures() % columns == 0 && CudaMatmul.aligned(x)
+                && CudaMatmul.aligned(w.packed());
     }
 
-    private static int tiles(int rows) {
-        return rows <= 16 ? 2 : rows <= 32 ? 4 : 8;
+    /** Tiles of 8 rows of x that a block of smallm.cu has: all of them, or half where all do not fit. */
+    private int tiles(int rows) {
+        int all = rows <= 16 ? 2 : rows <= 32 ? 4 : 8;
+        return all == 2 || fits(all) ? all : all / 2;
     }
 
-    /** Shared memory of smallm.cu: the table, then two slabs of x for each group or the sums of a block. */
-    private static int sharedBytes(int rows) {
-        int slabs = SMALL_GROUPS * 2 * tiles(rows) * 8 * SLAB * Short.BYTES;
-        return PAIR_TABLE_BYTES + Math.max(slabs, tiles(rows) * 8 * (SMALL_BLOCK_ROWS + 4) * Float.BYTES);
+    /** Shared memory of smallm.cu: the table and two slabs of x and W, later each share's sums in their place. */
+    private static int sharedBytes(int tiles) {
+        int slab = tiles * 8 * SLAB * Short.BYTES + SMALL_BLOCK_ROWS * SLAB / 2;
+        int sums = SMALL_SHARES * tiles * 8 * (SMALL_BLOCK_ROWS + 4) * Float.BYTES;
+        return Math.max(PAIR_TABLE_BYTES + 2 * slab, sums);
     }
 
-    private boolean fits(int rows) {
-        return rows <= CudaMatmul.FEW_ROWS || sharedBytes(rows) <= cuda.context().sharedPerBlock();
+    private boolean fits(int tiles) {
+        return sharedBytes(tiles) + SMALL_RESERVED_BYTES <= cuda.context().sharedPerBlock();
     }
 
     /** Whether {@link #multiplyFew} takes this x and w. */
@@ -248,16 +255,18 @@ final class CudaBlockwise implements BlockwiseKernels {
         int m = x.rows();
         int out = w.outFeatures();
         int in = w.inFeatures();
+        int tiles = tiles(m);
         int blocks = Math.ceilDiv(out, SMALL_BLOCK_ROWS);
+        int groups = Math.ceilDiv(m, 8 * tiles);
         int slabs = Math.ceilDiv(in, SLAB);
-        int parts = Math.clamp(cuda.context().multiprocessors() / blocks, 1, Math.max(1, slabs / (2 * SMALL_GROUPS)));
+        int parts = Math.clamp(cuda.context().multiprocessors() / (blocks * groups), 1, Math.max(1, slabs / 2));
         // As in the kernel: no block of columns is left without a slab.
         parts = Math.ceilDiv(slabs, Math.ceilDiv(slabs, parts));
         long n = (long) m * out;
         long partial = parts > 1 ? cuda.workspace(DType.F32.bytes(parts * n)) : 0;
         boolean whole = parts == 1;
-        smallm[Integer.numberOfTrailingZeros(tiles(m)) - 1].launch(s, blocks, parts, 1, SMALL_THREADS, sharedBytes(m),
-                weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(whole ? residual : null)
+        smallm[Integer.numberOfTrailingZeros(tiles) - 1].launch(s, blocks, parts, groups, SMALL_THREADS,
+                sharedBytes(tiles), weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(whole ? residual : null)
                         .ptr(whole ? bias : null).ptr(y).ptr(partial));
         if (!whole) {
             smallmSum.launch(s, Math.ceilDiv(n, THREADS), THREADS,

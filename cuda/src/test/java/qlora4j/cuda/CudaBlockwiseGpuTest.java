@@ -1,11 +1,14 @@
 package qlora4j.cuda;
 
+import static org.assertj.core.api.Assertions.assertThat;
+
 import java.util.Random;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import qlora4j.blockwise.Blockwise;
 import qlora4j.blockwise.BlockwiseKernels;
 import qlora4j.blockwise.DynamicMap;
@@ -124,9 +127,9 @@ class CudaBlockwiseGpuTest {
         DType[] types = {DType.F32, DType.BF16, DType.BF16, DType.BF16, DType.F16};
         for (int i = 0; i < TRIES; i++) {
             DType type = types[i % types.length];
-            int m = any(1, 2, 5, 8, 9, 17, 33, 64, 65, 101);
-            int in = any(1, 7, 32, 64, 65, 96, 160, 320, 512, 576, 1056);
-            int out = any(1, 2, 15, 16, 33, 64, 130, 200);
+            int m = any(1, 2, 5, 8, 9, 16, 17, 32, 33, 64, 65, 101);
+            int in = any(1, 7, 32, 64, 65, 96, 160, 224, 256, 320, 512, 576, 1056, 2080);
+            int out = any(1, 2, 15, 16, 33, 64, 128, 130, 200);
             QuantConfig config = new QuantConfig(QuantType.values()[random.nextInt(2)], any(32, 64, 64, 256, 1024),
                     random.nextBoolean());
             boolean accumulate = random.nextBoolean();
@@ -148,6 +151,45 @@ class CudaBlockwiseGpuTest {
                 Blockwise.matmulBackward(run.s, run.in(dy), q, accumulate, dx);
                 return new Tensor[]{dx};
             }, magnitudes(config, w, dy, true, accumulate ? before : null), out + 1);
+        }
+    }
+
+    /** A row's last block is infinite: the row's results are, and no column beyond it makes them NaN. */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 8, 9, 17, 40, 64, 65})
+    void infiniteConstant(int m) {
+        int out = 130;
+        for (int in : new int[]{32, 288, 480, 512, 1056}) {
+            QuantConfig config = new QuantConfig(QuantType.NF4, 32, false);
+            int infinite = random.nextInt(out);
+            Tensor packed = Tensor.zeros(DType.U8, (long) out * in / 2);
+            Tensor absmax = Tensor.zeros(DType.F32, (long) out * in / 32);
+            for (int i = 0; i < absmax.size(); i++) {
+                absmax.set(i, i == (infinite + 1) * (in / 32) - 1 ? Double.POSITIVE_INFINITY : 1 + random.nextInt(3));
+                for (int b = 0; b < 16; b++) {
+                    packed.set(16L * i + b, absmax.get(i) > 3 ? 0xff : random.nextInt(256));
+                }
+            }
+            Tensor x = Products64.magnitude(Gpu.normal(random, DType.F32, m, in));
+            Tensor rows = Tensor.zeros(DType.BF16, m, in).copyFrom(x);
+            for (long i = 0; i < rows.size(); i++) {
+                rows.set(i, rows.get(i) + 0.5);
+            }
+            Tensor[][] both = TWINS.run(run -> {
+                QuantizedTensor w = new QuantizedTensor(config, DType.F32, new long[]{out, in}, run.in(packed),
+                        run.in(absmax), null, null);
+                Tensor y = run.out(DType.BF16, m, out);
+                Blockwise.matmul(run.s, run.in(rows), w, y);
+                return new Tensor[]{y};
+            });
+            for (int i = 0; i < m * out; i++) {
+                double expected = both[0][0].get(i);
+                assertThat(Double.isInfinite(expected)).isEqualTo(i % out == infinite);
+                double bound = 0.01 * Math.abs(expected) + 1e-4 * in;
+                double actual = both[1][0].get(i);
+                assertThat(actual == expected || Math.abs(actual - expected) <= bound && Double.isFinite(expected))
+                        .as("m %d, in %d, element %d: %s and %s", m, in, i, actual, expected).isTrue();
+            }
         }
     }
 
