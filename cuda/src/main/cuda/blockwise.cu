@@ -65,35 +65,42 @@ __device__ int code_by_counting(const Codebook &c, float x) {
 }
 
 // Bins of -1..1 (NF4) or 0..1 (FP4) narrower than the gap between two thresholds: a bin holds one at most, so one
-// comparison decides. Bins are found by rounding a multiple of x, which is monotonous, so the result is exact.
+// comparison decides. Bins are found by rounding a multiple of x and leaving bits out, which is monotonous, so the
+// result is exact.
 #define BINS 32
+#define BIN_BYTES 8
 
-struct Bins {
-    float multiplier;
-    float offset;
-    float threshold[BINS];
-    int codes[BINS];        // below the threshold: bits 0-3; above: bits 4-7
+struct Bin {
+    float threshold;
+    unsigned int codes;     // below the threshold: bits 0-3; above: bits 4-7
 };
 
-__device__ int bin_of(float x, float multiplier, float offset) {
-    return __float_as_int(__fmaf_rn(x, multiplier, offset)) & (BINS - 1);
-}
+// 1.5 * 2^20: adding it leaves a number in eighths in the lowest bits.
+#define EIGHTHS 1572864.0f
+
+struct Bins {
+    Bin of[BINS];
+    float multiplier, offset;
+
+    // Where the bin of x is: its offset in bytes.
+    __device__ static unsigned int place(float x, float multiplier, float offset) {
+        return __float_as_uint(__fmaf_rn(x, multiplier, offset)) & (BINS - 1) * BIN_BYTES;
+    }
+};
 
 __device__ void make_bins(const Codebook &c, Bins &bins) {
-    const float round = 12582912;   // 1.5 * 2^23: adding it leaves the rounded integer in the lowest bits
-    float multiplier = c.sign_magnitude ? 30 : 15, offset = c.sign_magnitude ? round : round + 16;
+    float multiplier = c.sign_magnitude ? 30 : 15, offset = c.sign_magnitude ? EIGHTHS : EIGHTHS + 16;
     if (threadIdx.x < BINS) {
-        int b = threadIdx.x, below = 0;
+        unsigned int b = threadIdx.x, below = 0;
         float threshold = __int_as_float(INFINITE);
         for (int i = 0; i < 15; i++) {
             if (c.threshold[i] <= 1) {
-                int bin = bin_of(c.threshold[i], multiplier, offset);
+                unsigned int bin = Bins::place(c.threshold[i], multiplier, offset) / BIN_BYTES;
                 below += bin < b;
                 threshold = bin == b ? c.threshold[i] : threshold;
             }
         }
-        bins.threshold[b] = threshold;
-        bins.codes[b] = c.code_of_rank[below] | c.code_of_rank[min(below + 1, 15)] << 4;
+        bins.of[b] = Bin{threshold, (unsigned int)(c.code_of_rank[below] | c.code_of_rank[min(below + 1, 15)] << 4)};
     }
     if (threadIdx.x == 0) {
         bins.multiplier = multiplier;
@@ -106,26 +113,28 @@ __device__ void make_bins(const Codebook &c, Bins &bins) {
 struct Encoder {
     const Codebook &codebook;
     const Bins &bins;
-    bool sign_magnitude, words;
+    unsigned int magnitude;     // the bits of x that are compared
+    float multiplier, offset;
+    bool words;
     unsigned char *packed;
     long n;
 
     // Writes the codes of up to eight elements of a block whose largest magnitude has the bits `most`.
     __device__ void write(const float *v, long first, int most, float constant, float reciprocal) const {
-        int count = (int)min(n - first, (long)PIECE);
-        if (count <= 0) {
-            return;
-        }
         unsigned int word = 0;
         if (!isinf(reciprocal) && most < INFINITE) {
+            // From the highest four bits to the lowest.
 #pragma unroll
-            for (int i = 0; i < PIECE; i++) {
-                float y = v[i] * reciprocal;
-                float compared = sign_magnitude ? fabsf(y) : y;
-                int bin = bin_of(compared, bins.multiplier, bins.offset);
-                unsigned int code = bins.codes[bin] >> (compared > bins.threshold[bin] ? 4 : 0) & 15;
-                code |= sign_magnitude && y < 0 ? 8 : 0;
-                word |= code << shift_of(i);
+            for (int i = PIECE - 1; i >= 0; i--) {
+                float compared = __uint_as_float(__float_as_uint(v[i ^ 1] * reciprocal) & magnitude);
+                Bin bin = *(const Bin *)((const char *)bins.of + Bins::place(compared, multiplier, offset));
+                word = (word << 4) + (compared > bin.threshold ? bin.codes >> 4 : bin.codes & 15);
+            }
+            if (signs()) {
+#pragma unroll
+                for (int i = 0; i < PIECE; i++) {
+                    word |= v[i] * reciprocal < 0 ? 8u << shift_of(i) : 0;
+                }
             }
         } else {
             // A copy, so that v itself stays in registers.
@@ -136,15 +145,25 @@ struct Encoder {
             }
             word = slowly(values, constant, reciprocal);
         }
-        if (count % 2 == 1) {
-            word = word & ~(15u << shift_of(count)) | codebook.zero_code << shift_of(count);
-        }
-        if (words && count == PIECE) {
+        if (words && first + PIECE <= n) {
             *(unsigned int *)(packed + first / 2) = word;
         } else {
-            for (int i = 0; i < count; i += 2) {
-                packed[(first + i) / 2] = word >> 4 * i;
-            }
+            write_bytes(word, first);
+        }
+    }
+
+    __device__ bool signs() const {
+        return magnitude == MAGNITUDE;
+    }
+
+    // The same of a piece that ends behind the last element, or is not aligned.
+    __device__ __noinline__ void write_bytes(unsigned int word, long first) const {
+        int count = (int)min(n - first, (long)PIECE);
+        if (count > 0 && count % 2 == 1) {
+            word = word & ~(15u << shift_of(count)) | codebook.zero_code << shift_of(count);
+        }
+        for (int i = 0; i < count; i += 2) {
+            packed[(first + i) / 2] = word >> 4 * i;
         }
     }
 
@@ -163,14 +182,49 @@ struct Encoder {
     }
 };
 
+// Eight elements as they are in memory.
+template <class T> struct Raw {
+    static const int each = 16 / sizeof(T), words = PIECE / each;
+    Packed<T> parts[words];
+
+    // Those beyond the end are 0, which changes no absmax.
+    __device__ void load(const T *x, long from, long n, bool vector) {
+        if (vector && from + PIECE <= n) {
+#pragma unroll
+            for (int i = 0; i < words; i++) {
+                parts[i].words = ((const uint4 *)(x + from))[i];
+            }
+        } else {
+            *this = slowly(x, from, n);
+        }
+    }
+
+    static __device__ __noinline__ Raw slowly(const T *x, long from, long n) {
+        Raw raw;
+        for (int i = 0; i < PIECE; i++) {
+            raw.parts[i / each].elements[i % each] = from + i < n ? x[from + i] : from_f32<T>(0);
+        }
+        return raw;
+    }
+
+    __device__ void floats(float *v) const {
+#pragma unroll
+        for (int i = 0; i < PIECE; i++) {
+            v[i] = to_f32(parts[i / each].elements[i % each]);
+        }
+    }
+};
+
 // A group of 4 to 32 threads has a block, each 8 elements, and passes over it where it is longer than 256. Shorter
-// blocks are read one turn ahead.
+// blocks are read two turns ahead; wider elements one, to need fewer registers.
 template <class T>
 __device__ void quantize4(const T *x, long n, const Codebook *codebook, int blocksize, unsigned char *packed,
         float *absmax) {
+    const int turns_ahead = sizeof(T) <= 2 ? 2 : 1;
     __shared__ Bins bins;
     make_bins(*codebook, bins);
-    Encoder encoder{*codebook, bins, codebook->sign_magnitude != 0, aligned(packed, 4), packed, n};
+    Encoder encoder{*codebook, bins, codebook->sign_magnitude ? MAGNITUDE : ~0u, bins.multiplier, bins.offset,
+            aligned(packed, 4), packed, n};
     bool vector = aligned(x, 16);
     int group = min(blocksize / PIECE, 32), log_group = 31 - __clz(group);
     int passes = blocksize / (PIECE * group);
@@ -179,40 +233,53 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
     int lane = threadIdx.x % group;
     // Rounded up so that all threads of a warp take part in every shuffle.
     long all = (blocks * group + 31) / 32 * 32;
-    float v[PIECE], next[PIECE];
-    if (passes == 1) {
-        load_piece(x, thread * PIECE, n, vector, 0, next);
-    }
-    for (long at = thread; at < all; at += threads) {
-        long block = at >> log_group, from = block * blocksize + lane * PIECE;
-        int most = 0;
-        if (passes == 1) {
-#pragma unroll
-            for (int i = 0; i < PIECE; i++) {
-                v[i] = next[i];
-            }
-            load_piece(x, (at + threads) * PIECE, n, vector, 0, next);
-            most = largest_magnitude(v);
-        } else {
-            for (int pass = 0; pass < passes; pass++) {
-                load_piece(x, from + (long)pass * group * PIECE, n, vector, 0, v);
-                most = max(most, largest_magnitude(v));
-            }
-        }
+    auto most_of_group = [&](int most) {
         for (int o = group / 2; o > 0; o /= 2) {
             most = max(most, __shfl_xor_sync(0xffffffff, most, o));
         }
+        return most;
+    };
+    auto constant_of = [&](int most, long block) {
         float constant = __int_as_float(most > INFINITE ? NOT_A_NUMBER : most);
-        float reciprocal = __fdiv_rn(1, constant);
         if (lane == 0 && block < blocks) {
             absmax[block] = constant;
         }
-        for (int pass = 0; pass < passes; pass++) {
-            long first = from + (long)pass * group * PIECE;
-            if (passes > 1) {
-                load_piece(x, first, n, vector, 0, v);
+        return constant;
+    };
+    float v[PIECE];
+    if (passes == 1) {
+        Raw<T> ahead[turns_ahead];
+#pragma unroll
+        for (int i = 0; i < turns_ahead; i++) {
+            ahead[i].load(x, (thread + i * threads) * PIECE, n, vector);
+        }
+        for (long at = thread; at < all;) {
+#pragma unroll
+            for (int i = 0; i < turns_ahead && at < all; i++, at += threads) {
+                ahead[i].floats(v);
+                ahead[i].load(x, (at + turns_ahead * threads) * PIECE, n, vector);
+                int most = most_of_group(largest_magnitude(v));
+                float constant = constant_of(most, at >> log_group);
+                encoder.write(v, at * PIECE, most, constant, __frcp_rn(constant));
             }
-            encoder.write(v, first, most, constant, reciprocal);
+        }
+        return;
+    }
+    Raw<T> raw;
+    for (long at = thread; at < all; at += threads) {
+        long block = at >> log_group, from = block * blocksize + lane * PIECE;
+        int most = 0;
+        for (int pass = 0; pass < passes; pass++) {
+            raw.load(x, from + (long)pass * group * PIECE, n, vector);
+            raw.floats(v);
+            most = max(most, largest_magnitude(v));
+        }
+        most = most_of_group(most);
+        float constant = constant_of(most, block), reciprocal = __frcp_rn(constant);
+        for (int pass = 0; pass < passes; pass++) {
+            raw.load(x, from + (long)pass * group * PIECE, n, vector);
+            raw.floats(v);
+            encoder.write(v, from + (long)pass * group * PIECE, most, constant, reciprocal);
         }
     }
 }

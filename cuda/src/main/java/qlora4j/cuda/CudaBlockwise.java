@@ -28,7 +28,7 @@ final class CudaBlockwise implements BlockwiseKernels {
     private static final int WARP = 32;
     private static final int MEAN_CHUNK = 256;
     /** Blocks a multiprocessor of quantize4, which makes a table first and then walks over its blocks. */
-    private static final int QUANTIZE_BLOCKS = 4;
+    private static final int QUANTIZE_BLOCKS = 5;
 
     /** {@code struct Codebook} of codebook.cuh: values, thresholds, codes by rank, two flags. */
     private static final int CODEBOOK_WORDS = 3 * Codebook.SIZE + 2;
