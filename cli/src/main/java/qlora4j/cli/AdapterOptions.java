@@ -2,6 +2,7 @@ package qlora4j.cli;
 
 import java.io.IOException;
 import java.io.PrintWriter;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import picocli.CommandLine.Mixin;
@@ -36,6 +37,11 @@ final class AdapterOptions {
             throw new IllegalArgumentException("--use " + use + ": there is no such adapter; there are " + names);
         }
         return use == null ? names.getLast() : use;
+    }
+
+    /** Where an adapter lies. */
+    Path directory(String name, PrintWriter err) throws IOException {
+        return HubModels.directory(adapters.named().get(name), err);
     }
 
     /** Loads all adapters. */

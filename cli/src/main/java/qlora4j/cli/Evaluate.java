@@ -136,13 +136,24 @@ final class Evaluate implements Callable<Integer> {
             adapters.load(lm, spec.commandLine().getErr());
             score(lm, CausalLm.BASE, FOUR_BITS, material);
             for (String name : named.keySet()) {
-                score(lm, name, name, material);
+                score(lm, name, name, own(lm, name, directory, named.get(name), material));
             }
         }
         if (json != null) {
             write();
         }
         return 0;
+    }
+
+    /** What an adapter is scored on: the same in the tokens of its own tokenizer, where it has one. */
+    private Material own(CausalLm lm, String name, Path base, Path adapter, Material material) throws IOException {
+        if (lm.tokenizer(name) == lm.tokenizer()) {
+            return material;
+        }
+        try (ModelDirectory files = ModelDirectory.open(base)) {
+            files.useTokenizer(HubModels.directory(adapter, spec.commandLine().getErr()));
+            return material(files);
+        }
     }
 
     private Material material(ModelDirectory files) throws IOException {

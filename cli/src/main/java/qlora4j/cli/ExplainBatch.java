@@ -78,6 +78,7 @@ final class ExplainBatch implements Callable<Integer> {
         Path directory = HubModels.directory(model, spec.commandLine().getErr());
         try (ModelDirectory files = ModelDirectory.open(directory)) {
             PrintWriter said = json ? spec.commandLine().getErr() : out;
+            train.tokens().in(files, train.lora("model"));
             DataOptions.Prepared prepared = data.prepare(files, settings.maxLength(), train.seed(), said);
             said.flush();
             TokenizedData rows = prepared.train();

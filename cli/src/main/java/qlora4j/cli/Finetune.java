@@ -90,6 +90,8 @@ final class Finetune implements Callable<Integer> {
                 throw new IllegalArgumentException(model + ": neither generation_config.json nor config.json names an"
                         + " eos_token_id; a completion needs one to end with");
             }
+            lora = train.tokens().in(directory, lora);
+            loader = loader.withRoomFor(lora.tokens());
             DataOptions.Prepared prepared = data.prepare(directory, settings.maxLength(), train.seed(), out);
             rows = prepared.train();
             held = prepared.held();

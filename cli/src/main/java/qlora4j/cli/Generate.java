@@ -82,7 +82,7 @@ final class Generate implements Callable<Integer> {
                 if (all) {
                     out.println("[" + name + "]");
                 }
-                answer(lm, name, ids, options);
+                answer(lm, name, lm.tokenizer(name) == lm.tokenizer() ? ids : ids(directory, name, text), options);
             }
         }
         return 0;
@@ -116,6 +116,14 @@ final class Generate implements Callable<Integer> {
             throw new IllegalArgumentException("give a --prompt, or a text on standard input");
         }
         return new String(System.in.readAllBytes(), StandardCharsets.UTF_8).replaceFirst("\\R$", "");
+    }
+
+    /** The prompt in the tokens of an adapter that has its own. */
+    private int[] ids(ModelDirectory base, String adapter, String text) throws IOException {
+        try (ModelDirectory files = ModelDirectory.open(base.path())) {
+            files.useTokenizer(adapters.directory(adapter, spec.commandLine().getErr()));
+            return ids(files, text);
+        }
     }
 
     private int[] ids(ModelDirectory directory, String text) throws IOException {

@@ -22,6 +22,7 @@ import picocli.CommandLine.Option;
 import picocli.CommandLine.Spec;
 import qlora4j.bench.Shapes;
 import qlora4j.blockwise.QuantConfig;
+import qlora4j.lora.LoraConfig;
 import qlora4j.model.DecoderConfig;
 import qlora4j.model.DecoderLoader;
 import qlora4j.model.ModelDirectory;
@@ -103,6 +104,10 @@ final class Plan implements Callable<Integer> {
         TrainSettings settings = train.settings();
         DecoderLoader loader = new DecoderLoader(QuantConfig.QLORA, compute.dtype());
         if (shape != null) {
+            if (train.tokens().given()) {
+                throw new IllegalArgumentException("--add-special-tokens and --trainable-token-indices need the"
+                        + " tokenizer of a --model");
+            }
             if (data.given()) {
                 throw new IllegalArgumentException(
                         "--data needs the tokenizer of a --model; leave it out, and rows count"
@@ -114,7 +119,8 @@ final class Plan implements Callable<Integer> {
         DecoderConfig config = DecoderConfig.read(directory);
         try (SafetensorsModel weights = weights(directory)) {
             MemoryPlan.Job job = full(config, loader, weights, settings);
-            return plan(new Subject(model.toString(), data.given() ? withData(directory, job) : job), most);
+            boolean files = data.given() || train.tokens().given();
+            return plan(new Subject(model.toString(), files ? withFiles(directory, job) : job), most);
         }
     }
 
@@ -135,14 +141,19 @@ final class Plan implements Callable<Integer> {
                 TokenBatch.largest(settings.perDeviceBatch(), length), null);
     }
 
-    /** The job with the rows' own lengths: what {@code finetune} predicts. */
-    private MemoryPlan.Job withData(Path path, MemoryPlan.Job job) throws IOException {
+    /** The job with its added tokens and, where there are data, the rows' own lengths: what {@code finetune} predicts. */
+    private MemoryPlan.Job withFiles(Path path, MemoryPlan.Job job) throws IOException {
         TrainSettings settings = job.settings();
         try (ModelDirectory directory = ModelDirectory.open(path)) {
+            LoraConfig lora = train.tokens().in(directory, job.lora());
+            DecoderLoader loader = job.loader().withRoomFor(lora.tokens());
+            if (!data.given()) {
+                return job.with(lora).with(loader);
+            }
             DataOptions.Prepared prepared =
                     data.prepare(directory, settings.maxLength(), train.seed(), spec.commandLine().getOut());
             TokenizedData held = prepared.held();
-            return new MemoryPlan.Job(job.config(), job.loader(), job.checkpoint(), job.lora(), settings,
+            return new MemoryPlan.Job(job.config(), loader, job.checkpoint(), lora, settings,
                     SftTrainer.largest(prepared.train(), settings.perDeviceBatch()),
                     held == null ? null : SftTrainer.largestEvaluation(held.rows()));
         }

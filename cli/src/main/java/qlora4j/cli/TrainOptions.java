@@ -7,6 +7,7 @@ import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 import qlora4j.lora.LoraConfig;
 import qlora4j.lora.TargetModules;
+import qlora4j.lora.TrainableTokens;
 import qlora4j.optim.AdamHyper;
 import qlora4j.optim.AdamHyper.Formula;
 import qlora4j.optim.Residency;
@@ -180,13 +181,22 @@ final class TrainOptions {
     @Mixin
     private OffloadOptions offload;
 
+    @Mixin
+    private TokenOptions tokens;
+
     /** The adapter. */
     LoraConfig lora(String model) {
         boolean regex = targets.size() == 1 && !targets.getFirst().matches("[\\w.-]*");
         TargetModules chosen = new TargetModules(regex ? List.of() : targets, regex ? targets.getFirst() : null,
                 exclude, null, layers, layersPattern);
         return new LoraConfig(rank, alpha, dropout, chosen, new LoraConfig.Patterns(ranks, alphas), rsLora, dora,
-                LoraConfig.Bias.named(bias), modulesToSave, LoraConfig.Init.named(init, loftqIterations), model, seed);
+                LoraConfig.Bias.named(bias), modulesToSave, TrainableTokens.NONE,
+                LoraConfig.Init.named(init, loftqIterations), model, seed);
+    }
+
+    /** Tokens that are added, and rows that are trained. */
+    TokenOptions tokens() {
+        return tokens;
     }
 
     /** The run. */

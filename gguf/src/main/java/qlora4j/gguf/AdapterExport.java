@@ -91,9 +91,10 @@ public final class AdapterExport {
 
     private static void refuseMoreThanLora(PeftAdapter adapter) throws IOException {
         String more = adapter.config().dora() ? "DoRA's magnitudes"
-                : adapter.whole().isEmpty() ? null
-                        : "trained biases or whole modules, such as "
-                                + adapter.whole().keySet().iterator().next();
+                : !adapter.tokens().isEmpty() ? "tokens of its own (trainable_token_indices)"
+                        : adapter.whole().isEmpty() ? null
+                                : "trained biases or whole modules, such as "
+                                        + adapter.whole().keySet().iterator().next();
         if (more != null) {
             throw new IOException(adapter.directory() + ": the adapter has " + more + ", which llama.cpp's adapters do"
                     + " not; merge it into the model and export that");

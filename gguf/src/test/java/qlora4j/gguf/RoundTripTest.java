@@ -275,7 +275,8 @@ class RoundTripTest {
                 Map.of("model.layers.0.self_attn.v_proj",
                         modules.get("model.layers.0.self_attn.v_proj")),
                 Map.of("lm_head.weight", random(random, 480,
-                        64)));
+                        64)),
+                Map.of());
         assertThatThrownBy(() -> AdapterExport.run(folder.resolve("whole"), model, folder.resolve("w.gguf"),
                 GgmlType.F32)).hasMessageContaining("lm_head").hasMessageContaining("merge it");
     }

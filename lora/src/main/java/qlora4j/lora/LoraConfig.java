@@ -19,13 +19,14 @@ import java.util.regex.Pattern;
  * @param dora whether the weight is split into magnitude and direction (Liu et al. 2024)
  * @param bias the biases of the base model that are trained too
  * @param modulesToSave modules that are trained whole, by name: the embedding, the head, norms
+ * @param tokens rows of the embedding and of the head that are trained and saved with the adapter
  * @param init the initial values
  * @param baseModelName the base model's name or path, recorded for PEFT; null where unknown
  * @param seed of the initial values and of dropout; PEFT's files do not record it, so it is 0 in a config that was read
  */
 public record LoraConfig(int rank, double alpha, double dropout, TargetModules targets, Patterns patterns,
-        boolean rsLora, boolean dora, Bias bias, List<String> modulesToSave, Init init, String baseModelName,
-        long seed) {
+        boolean rsLora, boolean dora, Bias bias, List<String> modulesToSave, TrainableTokens tokens, Init init,
+        String baseModelName, long seed) {
     /** The target that stands for every linear layer but the head. */
     public static final String ALL_LINEAR = "all-linear";
 
@@ -171,6 +172,12 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
             throw new IllegalArgumentException("--use-dora and --init-lora-weights " + init
                     + " do not go together: DoRA's magnitudes are those of the whole weight");
         }
+        for (String module : tokens.indices().keySet()) {
+            if (modulesToSave.stream().anyMatch(module::endsWith)) {
+                throw new IllegalArgumentException("--modules-to-save " + module + " trains all rows of it;"
+                        + " trainable_token_indices of it would train some of them once more");
+            }
+        }
     }
 
     private static void checkRank(String flag, int rank) {
@@ -189,7 +196,7 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
     public LoraConfig(int rank, double alpha, double dropout, List<String> targetModules, String baseModelName,
             long seed) {
         this(rank, alpha, dropout, TargetModules.named(targetModules), Patterns.NONE, false, false, Bias.NONE,
-                List.of(), Init.KAIMING, baseModelName, seed);
+                List.of(), TrainableTokens.NONE, Init.KAIMING, baseModelName, seed);
     }
 
     /** The rank of a module's adapter. */
@@ -206,31 +213,43 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
 
     /** The same on other modules. */
     public LoraConfig withTargets(TargetModules other) {
-        return new LoraConfig(rank, alpha, dropout, other, patterns, rsLora, dora, bias, modulesToSave, init,
+        return new LoraConfig(rank, alpha, dropout, other, patterns, rsLora, dora, bias, modulesToSave, tokens, init,
                 baseModelName, seed);
     }
 
     /** The same with ranks and alphas of their own. */
     public LoraConfig withPatterns(Map<String, Integer> ranks, Map<String, Double> alphas) {
         return new LoraConfig(rank, alpha, dropout, targets, new Patterns(ranks, alphas), rsLora, dora, bias,
-                modulesToSave, init, baseModelName, seed);
+                modulesToSave, tokens, init, baseModelName, seed);
     }
 
     /** The same with or without rank-stabilized scales and DoRA. */
     public LoraConfig withVariant(boolean stabilized, boolean decomposed) {
         return new LoraConfig(rank, alpha, dropout, targets, patterns, stabilized, decomposed, bias, modulesToSave,
-                init, baseModelName, seed);
+                tokens, init, baseModelName, seed);
     }
 
     /** The same with biases and whole modules trained too. */
     public LoraConfig withTrained(Bias biases, List<String> modules) {
-        return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, biases, modules, init,
+        return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, biases, modules, tokens, init,
+                baseModelName, seed);
+    }
+
+    /** The same with other rows of the embedding and of the head. */
+    public LoraConfig withTokens(TrainableTokens other) {
+        return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, bias, modulesToSave, other, init,
+                baseModelName, seed);
+    }
+
+    /** The same with another rank. */
+    public LoraConfig withRank(int other) {
+        return new LoraConfig(other, alpha, dropout, targets, patterns, rsLora, dora, bias, modulesToSave, tokens, init,
                 baseModelName, seed);
     }
 
     /** The same with other initial values. */
     public LoraConfig withInit(Init other) {
-        return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, bias, modulesToSave, other,
+        return new LoraConfig(rank, alpha, dropout, targets, patterns, rsLora, dora, bias, modulesToSave, tokens, other,
                 baseModelName, seed);
     }
 
@@ -245,6 +264,6 @@ public record LoraConfig(int rank, double alpha, double dropout, TargetModules t
         Map<String, Double> alphas = new LinkedHashMap<>();
         patterns.alpha.forEach((key, a) -> alphas.put(key, factor * a));
         return new LoraConfig(2 * rank, factor * alpha, dropout, targets, new Patterns(ranks, alphas), rsLora, dora,
-                bias, modulesToSave, Init.KAIMING, baseModelName, seed);
+                bias, modulesToSave, tokens, Init.KAIMING, baseModelName, seed);
     }
 }

@@ -20,7 +20,8 @@ import qlora4j.tensor.Tensor;
  * A LoRA adapter as PEFT 0.21 saves it: a directory with {@value #CONFIG} and {@value #WEIGHTS}, whose tensors are
  * named {@code base_model.model.<module path>.lora_A.weight}, {@code .lora_B.weight} and, with DoRA,
  * {@code .lora_magnitude_vector}; trained biases and modules that are saved whole keep the base model's names behind
- * {@code base_model.model.}. PEFT's names in memory, with its adapter's name {@code default} before {@code weight}, are
+ * {@code base_model.model.}, and rows of {@code trainable_token_indices} are {@code .token_adapter.trainable_tokens_delta}
+ * of the embedding or the head. PEFT's names in memory, with its adapter's name {@code default} before {@code weight}, are
  * read too.
  *
  * <p>An open adapter maps its file: the tensors are views and can be used until it is closed.
@@ -45,6 +46,9 @@ public final class PeftAdapter implements AutoCloseable {
     private static final String SAVED_IN_MEMORY = ".modules_to_save";
     /** Written with an adapter without being trained, where the vocabulary has grown. */
     private static final Set<String> EMBEDDINGS = Set.of("model.embed_tokens.weight", "lm_head.weight");
+    /** What a module of {@code trainable_token_indices} is wrapped in, and the rows of its own. */
+    private static final String TOKEN_ADAPTER = ".token_adapter";
+    private static final String ROWS = TOKEN_ADAPTER + ".trainable_tokens_delta";
     private static final Set<DType> DTYPES = Collections.unmodifiableSet(EnumSet.range(DType.F64, DType.F16));
     private static final System.Logger LOG = System.getLogger(PeftAdapter.class.getName());
 
@@ -53,14 +57,16 @@ public final class PeftAdapter implements AutoCloseable {
     private final LoraConfig config;
     private final Map<String, AdapterWeights> modules;
     private final Map<String, Tensor> whole;
+    private final Map<String, Tensor> tokens;
 
     private PeftAdapter(Path directory, Safetensors file, LoraConfig config, Map<String, AdapterWeights> modules,
-            Map<String, Tensor> whole) {
+            Map<String, Tensor> whole, Map<String, Tensor> tokens) {
         this.directory = directory;
         this.file = file;
         this.config = config;
         this.modules = Collections.unmodifiableMap(modules);
         this.whole = Collections.unmodifiableMap(whole);
+        this.tokens = Collections.unmodifiableMap(tokens);
     }
 
     /**
@@ -90,10 +96,15 @@ public final class PeftAdapter implements AutoCloseable {
         Safetensors file = Safetensors.open(weights);
         try {
             Map<String, Tensor> whole = new LinkedHashMap<>();
-            Map<String, AdapterWeights> modules = modules(file, weights, whole);
+            Map<String, Tensor> tokens = new LinkedHashMap<>();
+            Map<String, AdapterWeights> modules = modules(file, weights, whole, tokens);
             LoraConfig config = read.config(modules.keySet());
+            dropTied(config.tokens(), tokens);
             check(weights, config, modules, whole);
-            return new PeftAdapter(directory, file, config, modules, whole);
+            checkTokens(weights, config.tokens(), tokens);
+            tokens.forEach((module, rows) -> whole.computeIfPresent(module + SUFFIX,
+                    (_, table) -> replaced(table, config.tokens().of(module), rows)));
+            return new PeftAdapter(directory, file, config, modules, whole, tokens);
         } catch (IllegalArgumentException e) {
             file.close();
             String where = e.getMessage().startsWith(weights.toString()) ? "" : configFile + ": ";
@@ -105,15 +116,18 @@ public final class PeftAdapter implements AutoCloseable {
     }
 
     /** The adapters' tensors by module; the base model's own that were trained go to {@code whole} by their names. */
-    private static Map<String, AdapterWeights> modules(Safetensors file, Path path, Map<String, Tensor> whole)
-            throws IOException {
+    private static Map<String, AdapterWeights> modules(Safetensors file, Path path, Map<String, Tensor> whole,
+            Map<String, Tensor> tokens) throws IOException {
         Map<String, Tensor[]> parts = new LinkedHashMap<>();
         for (String name : file.names()) {
             String stem = strip(name, name.endsWith(IN_MEMORY_SUFFIX) ? IN_MEMORY_SUFFIX : SUFFIX);
             String part = PARTS.stream().filter(stem::endsWith).findFirst().orElse("");
             String module = strip(stem, part);
+            String rows = strip(name, ".default");
             boolean twice;
-            if (part.isEmpty() || stem.equals(name) && !part.equals(MAGNITUDE)
+            if (name.startsWith(PREFIX) && rows.endsWith(ROWS)) {
+                twice = tokens.put(strip(rows, ROWS).substring(PREFIX.length()), file.tensor(name)) != null;
+            } else if (part.isEmpty() || stem.equals(name) && !part.equals(MAGNITUDE)
                     || !module.startsWith(PREFIX)) {
                 twice = whole.put(wholeName(name, path), file.tensor(name)) != null;
             } else {
@@ -148,17 +162,60 @@ public final class PeftAdapter implements AutoCloseable {
             throw new IOException(path + ": tensor " + name
                     + " is an adapter of an embedding, which is not supported: adapters of linear layers are");
         }
-        if (base.contains("lora_") || base.contains("token_adapter") || !bias && !base.endsWith(SUFFIX)) {
+        if (base.contains("lora_") || !bias && !base.endsWith(SUFFIX)) {
             throw new IOException(path + ": tensor " + name + " is not part of a LoRA adapter: names are " + PREFIX
                     + "<module path>" + A + SUFFIX + ", " + B + SUFFIX + ", " + MAGNITUDE
                     + ", or a trained bias or module of the base model");
         }
-        return strip(strip(strip(base, bias ? BIAS : base.endsWith(IN_MEMORY_SUFFIX) ? IN_MEMORY_SUFFIX : SUFFIX),
-                BASE_LAYER), SAVED_IN_MEMORY) + (bias ? BIAS : SUFFIX);
+        return strip(strip(strip(strip(base, bias ? BIAS : base.endsWith(IN_MEMORY_SUFFIX) ? IN_MEMORY_SUFFIX : SUFFIX),
+                BASE_LAYER), SAVED_IN_MEMORY), TOKEN_ADAPTER) + (bias ? BIAS : SUFFIX);
     }
 
     private static String strip(String text, String end) {
         return text.endsWith(end) ? text.substring(0, text.length() - end.length()) : text;
+    }
+
+    /** PEFT writes the rows of a tied head beside the embedding's, which they are. */
+    private static void dropTied(TrainableTokens config, Map<String, Tensor> tokens) {
+        Tensor head = tokens.get(TrainableTokens.HEAD);
+        Tensor embedding = tokens.get(TrainableTokens.EMBEDDING);
+        if (head != null && embedding != null && config.of(TrainableTokens.HEAD).isEmpty() && same(head, embedding)) {
+            tokens.remove(TrainableTokens.HEAD);
+        }
+    }
+
+    /** Whether two tensors are equal in type, shape and bits. */
+    public static boolean same(Tensor a, Tensor b) {
+        return a.dtype() == b.dtype() && a.hasShape(b.shape()) && a.data().mismatch(b.data()) < 0;
+    }
+
+    /** A table with the rows of its own. */
+    private static Tensor replaced(Tensor table, List<Integer> ids, Tensor rows) {
+        Tensor copy = Tensor.zeros(table.dtype(), table.shape()).copyFrom(table);
+        for (int i = 0; i < ids.size(); i++) {
+            int id = ids.get(i);
+            if (id < table.rows()) {
+                copy.rows(id, id + 1).copyFrom(rows.rows(i, i + 1));
+            }
+        }
+        return copy;
+    }
+
+    private static void checkTokens(Path file, TrainableTokens config, Map<String, Tensor> tokens) {
+        config.indices().forEach((module, ids) -> {
+            Tensor rows = tokens.get(module);
+            if (rows == null || rows.rank() != 2 || rows.dim(0) != ids.size() || !DTYPES.contains(rows.dtype())) {
+                throw new IllegalArgumentException(file + ": tensor " + PREFIX + module + ROWS + " is "
+                        + (rows == null ? "missing" : rows) + "; trainable_token_indices asks for [" + ids.size()
+                        + ", hidden], one of " + DTYPES);
+            }
+        });
+        for (String module : tokens.keySet()) {
+            if (config.of(module).isEmpty()) {
+                throw new IllegalArgumentException(file + ": tensor " + PREFIX + module + ROWS
+                        + " is there, but the configuration's trainable_token_indices does not ask for it");
+            }
+        }
     }
 
     private static String name(String module, String part) {
@@ -222,11 +279,11 @@ public final class PeftAdapter implements AutoCloseable {
     }
 
     /**
-     * {@link #write(Path, LoraConfig, Map, Map)} of an adapter without biases and whole modules.
+     * {@link #write(Path, LoraConfig, Map, Map, Map)} of an adapter without biases, whole modules and tokens.
      */
     public static void write(Path directory, LoraConfig config, Map<String, AdapterWeights> modules)
             throws IOException {
-        write(directory, config, modules, Map.of());
+        write(directory, config, modules, Map.of(), Map.of());
     }
 
     /**
@@ -236,14 +293,16 @@ public final class PeftAdapter implements AutoCloseable {
      *
      * @param modules by module path, such as {@code model.layers.0.mlp.up_proj}; host tensors
      * @param whole trained biases and modules that are saved whole, by their names in the base model; host tensors
+     * @param tokens the rows of {@link LoraConfig#tokens} by module; host tensors
      * @throws IllegalArgumentException if a shape or a name does not fit {@code config}
      * @throws IOException if a file cannot be written
      */
     public static void write(Path directory, LoraConfig config, Map<String, AdapterWeights> modules,
-            Map<String, Tensor> whole) throws IOException {
+            Map<String, Tensor> whole, Map<String, Tensor> tokens) throws IOException {
         Path configFile = directory.resolve(CONFIG);
         Path weights = directory.resolve(WEIGHTS);
         check(weights, config, modules, whole);
+        checkTokens(weights, config.tokens(), tokens);
         SafetensorsWriter writer = new SafetensorsWriter().metadata("format", "pt");
         modules.forEach((module, own) -> {
             writer.add(name(module, A), own.a()).add(name(module, B), own.b());
@@ -256,6 +315,7 @@ public final class PeftAdapter implements AutoCloseable {
             boolean wrapped = !module.equals(name) && modules.containsKey(module);
             writer.add(PREFIX + (wrapped ? module + BASE_LAYER + BIAS : name), t);
         });
+        tokens.forEach((module, rows) -> writer.add(PREFIX + module + ROWS, rows));
         byte[] json = PeftConfig.write(config, modules.keySet());
         Files.createDirectories(directory);
         if (Files.exists(configFile) && !Arrays.equals(Files.readAllBytes(configFile), json)) {
@@ -280,9 +340,17 @@ public final class PeftAdapter implements AutoCloseable {
         return modules;
     }
 
-    /** Trained biases and modules that were saved whole, by their names in the base model. */
+    /**
+     * Trained biases and modules that were saved whole, by their names in the base model; a whole embedding, which PEFT
+     * writes where the vocabulary has grown, has the rows of {@link #tokens} already.
+     */
     public Map<String, Tensor> whole() {
         return whole;
+    }
+
+    /** Rows of the embedding and of the head in the order of {@link LoraConfig#tokens}, {@code [k, hidden]} by module. */
+    public Map<String, Tensor> tokens() {
+        return tokens;
     }
 
     /** Unmaps the file. Closing twice is harmless. */

@@ -45,9 +45,10 @@ final class PeftConfig {
     private static final String DORA = "use_dora";
     private static final String BIAS = "bias";
     private static final String SAVED = "modules_to_save";
+    private static final String TOKENS = "trainable_token_indices";
     private static final String LOFTQ = "loftq";
     private static final Set<String> READ = Set.of(TARGETS, R, ALPHA, DROPOUT, TYPE, EXCLUDE, LAYERS, LAYERS_PATTERN,
-            RANKS, ALPHAS, RSLORA, DORA, BIAS, SAVED);
+            RANKS, ALPHAS, RSLORA, DORA, BIAS, SAVED, TOKENS);
 
     /** An adapter without any extension, as PEFT writes it: every field it knows. */
     private static final String NEUTRAL = """
@@ -138,7 +139,8 @@ final class PeftConfig {
                     json.hasNonNull(DROPOUT) ? number(file, json, DROPOUT) : 0, targets(file, json, targeted),
                     patterns(file, json), flag(file, json, RSLORA), flag(file, json, DORA),
                     LoraConfig.Bias.named(json.path(BIAS).asText("none")), names(file, json, SAVED),
-                    LoraConfig.Init.KAIMING, base.isTextual() ? base.textValue() : null, 0), targeted, unknown);
+                    tokens(file, json), LoraConfig.Init.KAIMING, base.isTextual() ? base.textValue() : null, 0),
+                    targeted, unknown);
         } catch (IllegalArgumentException e) {
             throw new IOException(file + ": " + e.getMessage(), e);
         }
@@ -222,6 +224,35 @@ final class PeftConfig {
         return new LoraConfig.Patterns(ranks, alphas);
     }
 
+    /** A list is the embedding's; a dictionary says whose. */
+    private static TrainableTokens tokens(Path file, JsonNode json) throws IOException {
+        JsonNode value = json.path(TOKENS);
+        Map<String, List<Integer>> indices = new LinkedHashMap<>();
+        if (value.isArray()) {
+            indices.put(TrainableTokens.EMBEDDING, ids(file, value));
+        } else if (value.isObject()) {
+            for (Map.Entry<String, JsonNode> e : value.properties()) {
+                indices.put(TrainableTokens.module(e.getKey()), ids(file, e.getValue()));
+            }
+        } else if (!value.isMissingNode() && !value.isNull()) {
+            throw new IOException(
+                    file + ": " + TOKENS + " is " + value + "; it must be a list of token ids, or lists by"
+                            + " module");
+        }
+        return new TrainableTokens(indices);
+    }
+
+    private static List<Integer> ids(Path file, JsonNode list) throws IOException {
+        List<Integer> ids = new ArrayList<>();
+        for (JsonNode id : list) {
+            if (!list.isArray() || !id.isIntegralNumber() || !id.canConvertToInt()) {
+                throw new IOException(file + ": " + TOKENS + " has " + list + "; it must be a list of token ids");
+            }
+            ids.add(id.intValue());
+        }
+        return ids;
+    }
+
     /** The strings of a list; none where the field is missing, null or a string. */
     private static List<String> names(Path file, JsonNode json, String field) throws IOException {
         JsonNode value = json.path(field);
@@ -276,6 +307,13 @@ final class PeftConfig {
         config.patterns().alpha().forEach((key, alpha) -> put((ObjectNode) json.get(ALPHAS), key, alpha));
         if (!config.modulesToSave().isEmpty()) {
             list(json, SAVED, config.modulesToSave());
+        }
+        Map<String, List<Integer>> tokens = config.tokens().byName();
+        if (tokens.size() == 1 && !config.tokens().of(TrainableTokens.EMBEDDING).isEmpty()) {
+            config.tokens().of(TrainableTokens.EMBEDDING).forEach(json.putArray(TOKENS)::add);
+        } else if (!tokens.isEmpty()) {
+            ObjectNode byName = json.putObject(TOKENS);
+            tokens.forEach((name, ids) -> ids.forEach(byName.putArray(name)::add));
         }
         return JSON.writer(printer()).writeValueAsString(json).getBytes(StandardCharsets.UTF_8);
     }

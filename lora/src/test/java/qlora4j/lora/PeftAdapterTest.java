@@ -127,7 +127,7 @@ class PeftAdapterTest {
     @ParameterizedTest
     @CsvSource(delimiter = '|', value = {"use_qalora | true",
             "fan_in_fan_out | true", "lora_bias | true", "ensure_weight_tying | true",
-            "trainable_token_indices | [1]", "target_parameters | [\"w\"]",
+            "target_parameters | [\"w\"]",
             "alora_invocation_tokens | [5]", "layer_replication | [[0,2]]", "init_lora_weights | \"pissa\"",
             "use_bdlora | {\"nblocks\":2}", "arrow_config | {\"top_k\":1}",
             "velora_config | {\"scale\":1}", "kasa_config | {\"beta\":1}", "monteclora_config | {\"num_samples\":1}",

@@ -15,6 +15,7 @@ import qlora4j.lora.LoraInit;
 import qlora4j.lora.LoraPair;
 import qlora4j.lora.PeftAdapter;
 import qlora4j.lora.TargetModules;
+import qlora4j.lora.TrainableTokens;
 import qlora4j.safetensors.SafetensorsView;
 import qlora4j.tensor.Device;
 import qlora4j.tensor.ParameterStore;
@@ -37,6 +38,7 @@ public final class Adapter implements AutoCloseable {
     private static final String MAGNITUDE = ".lora_magnitude_vector.weight";
     private static final String BIAS = ".bias";
     private static final String WEIGHT = ".weight";
+    private static final String TOKENS = ".trainable_tokens_delta";
 
     private final Decoder decoder;
     private final int slot;
@@ -48,12 +50,15 @@ public final class Adapter implements AutoCloseable {
     /** The first A and B of an adapter whose base lacks them. */
     private final Map<String, AdapterWeights> initial = new LinkedHashMap<>();
 
-    /** @param whole names of the base model's biases and weights that this adapter has copies of */
+    /**
+     * @param whole names of the base model's biases and weights that this adapter has copies of
+     * @param shapes tensors as large as those, where they are not as large as the base's
+     */
     private Adapter(Decoder decoder, int slot, LoraConfig config, List<String> modules, List<String> whole,
-            boolean trained) {
+            Map<String, Tensor> shapes, boolean trained) {
         this.decoder = decoder;
         this.slot = slot;
-        this.config = config;
+        this.config = config.withTokens(AdapterTokens.of(decoder, config.tokens()));
         this.modules = modules;
         this.whole = whole;
         ParameterStore.Builder builder = ParameterStore.builder(Linear.wide(decoder.type()));
@@ -66,9 +71,11 @@ public final class Adapter implements AutoCloseable {
             }
         }
         for (String name : whole) {
-            long[] shape = base(name).shape();
+            long[] shape = shapes.getOrDefault(name, base(name)).shape();
             builder.addTo(shape.length == 1 ? GROUP_NO_DECAY : ParameterStore.DEFAULT_GROUP, name, shape);
         }
+        this.config.tokens().indices().forEach(
+                (module, ids) -> builder.add(module + TOKENS, ids.size(), decoder.config().hidden()));
         this.store = (trained ? builder : builder.withoutGradients()).build(decoder.backend());
         for (String m : modules) {
             Linear linear = decoder.linears().get(m);
@@ -84,6 +91,27 @@ public final class Adapter implements AutoCloseable {
             ParameterStore.Parameter p = store.get(name);
             put(name, p.value(), p.grad());
         }
+        this.config.tokens().indices().forEach((module, ids) -> {
+            ParameterStore.Parameter p = store.get(module + TOKENS);
+            try {
+                table(module).set(slot, ids, p.value(), p.grad());
+            } catch (IllegalArgumentException e) {
+                close();
+                throw e;
+            }
+        });
+        int embedding = decoder.others().get(ModelTensors.EMBEDDING).weight(use()).rows();
+        if (embedding != decoder.vocab(use())) {
+            String sizes = embedding + " and " + decoder.vocab(use());
+            close();
+            throw new IllegalArgumentException("the adapter makes the embedding and the head of different sizes, "
+                    + sizes
+                    + " tokens (trainable_token_indices " + this.config.tokens() + "); new tokens need a row of both");
+        }
+    }
+
+    private TokenTable table(String module) {
+        return decoder.table(module.equals(TrainableTokens.HEAD));
     }
 
     private void put(String name, Tensor value, Tensor grad) {
@@ -125,7 +153,7 @@ public final class Adapter implements AutoCloseable {
      */
     public static Adapter create(Decoder decoder, int slot, LoraConfig config, SafetensorsView weights) {
         List<String> targets = TargetModules.resolve(config, decoder.linears().keySet());
-        Adapter adapter = new Adapter(decoder, slot, config, targets, whole(decoder, config, targets), true);
+        Adapter adapter = new Adapter(decoder, slot, config, targets, whole(decoder, config, targets), Map.of(), true);
         if (!decoder.backend().device().equals(Device.PLAN)) {
             List<String> all = new ArrayList<>(decoder.linears().keySet());
             if (config.init().needsWeights() && weights == null) {
@@ -154,6 +182,9 @@ public final class Adapter implements AutoCloseable {
             for (String name : adapter.whole) {
                 adapter.upload(name, adapter.download(adapter.base(name)));
             }
+            adapter.config.tokens().indices().keySet()
+                    .forEach(module -> adapter.upload(module + TOKENS, AdapterTokens.first(
+                            decoder, base(decoder, module + WEIGHT), adapter.config.tokens().of(module))));
             adapter.eachDora(Dora::initialize);
         }
         return adapter;
@@ -201,8 +232,20 @@ public final class Adapter implements AutoCloseable {
     public static Adapter load(Decoder decoder, int slot, Path directory, boolean trained) throws IOException {
         try (PeftAdapter file = PeftAdapter.open(directory)) {
             check(decoder, directory, file);
-            Adapter adapter = new Adapter(decoder, slot, file.config(), List.copyOf(file.modules().keySet()),
-                    List.copyOf(file.whole().keySet()), trained);
+            Map<String, Tensor> whole = new LinkedHashMap<>(file.whole());
+            boolean rows = AdapterTokens.dropGrown(decoder, file, whole);
+            if (!rows && trained && !file.tokens().isEmpty()) {
+                throw new IOException(directory + ": the adapter has an embedding of its own beside its trained tokens;"
+                        + " it can be used, but not trained further here");
+            }
+            Adapter adapter;
+            try {
+                adapter = new Adapter(decoder, slot,
+                        rows ? file.config() : file.config().withTokens(TrainableTokens.NONE),
+                        List.copyOf(file.modules().keySet()), List.copyOf(whole.keySet()), whole, trained);
+            } catch (IllegalArgumentException e) {
+                throw new IOException(directory + ": " + e.getMessage(), e);
+            }
             file.modules().forEach((m, w) -> {
                 adapter.upload(m + A, w.a());
                 adapter.upload(m + B, w.b());
@@ -210,7 +253,9 @@ public final class Adapter implements AutoCloseable {
                     adapter.upload(m + MAGNITUDE, w.magnitude());
                 }
             });
-            file.whole().forEach(adapter::upload);
+            whole.forEach(adapter::upload);
+            adapter.config.tokens().indices().keySet()
+                    .forEach(module -> adapter.upload(module + TOKENS, file.tokens().get(module)));
             adapter.eachDora(Dora::refresh);
             return adapter;
         }
@@ -235,7 +280,9 @@ public final class Adapter implements AutoCloseable {
         }
         for (Map.Entry<String, Tensor> e : file.whole().entrySet()) {
             Tensor base = base(decoder, e.getKey());
-            if (base == null || !e.getValue().hasShape(base.shape())) {
+            boolean table = base != null && TableMemory.isTable(e.getKey());
+            if (base == null || !table && !e.getValue().hasShape(base.shape())
+                    || table && (e.getValue().rank() != 2 || e.getValue().cols() != base.cols())) {
                 throw new IOException(directory + ": the adapter has its own " + e.getKey() + ", " + e.getValue()
                         + (base == null ? ", which this model does not have" : ", the model's is " + base)
                         + ": was it trained on another model, or with another vocabulary?");
@@ -286,7 +333,9 @@ public final class Adapter implements AutoCloseable {
         for (String name : whole) {
             others.put(name, host(name));
         }
-        PeftAdapter.write(directory, initial.isEmpty() ? config : config.forOriginalBase(), weights, others);
+        Map<String, Tensor> tokens = new LinkedHashMap<>();
+        config.tokens().indices().keySet().forEach(module -> tokens.put(module, host(module + TOKENS)));
+        PeftAdapter.write(directory, initial.isEmpty() ? config : config.forOriginalBase(), weights, others, tokens);
     }
 
     private Tensor host(String name) {
@@ -331,6 +380,7 @@ public final class Adapter implements AutoCloseable {
         for (String m : modules) {
             decoder.linears().get(m).set(slot, null);
         }
+        config.tokens().indices().keySet().forEach(module -> table(module).remove(slot));
         whole.forEach(name -> put(name, null, null));
         doras.values().forEach(Dora::close);
         store.close();

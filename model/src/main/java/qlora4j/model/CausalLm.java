@@ -2,6 +2,7 @@ package qlora4j.model;
 
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -14,6 +15,7 @@ import qlora4j.lora.Linear.Adapters;
 import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraConfig;
 import qlora4j.lora.ParameterReport;
+import qlora4j.lora.PeftAdapter;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Tensor;
 
@@ -36,6 +38,7 @@ public final class CausalLm implements AutoCloseable {
     private final ModelDirectory directory;
     private final Decoder decoder;
     private final Map<String, Adapter> adapters = new LinkedHashMap<>();
+    private final Map<String, Tokenizer> tokenizers = new LinkedHashMap<>();
     private int slots;
 
     private CausalLm(ModelDirectory directory, Decoder decoder) {
@@ -73,6 +76,28 @@ public final class CausalLm implements AutoCloseable {
         return directory.tokenizer();
     }
 
+    /** The tokenizer of an adapter: its own, where it has added tokens and came with one, else the model's. */
+    public Tokenizer tokenizer(String adapter) throws IOException {
+        Tokenizer own = tokenizers.get(adapter);
+        return own == null ? tokenizer() : own;
+    }
+
+    /** Whether an adapter's directory has a tokenizer that goes with tokens of its own. */
+    public static boolean hasTokenizer(Path adapter) throws IOException {
+        if (!Files.exists(adapter.resolve(Tokenizer.FILE))) {
+            return false;
+        }
+        try (PeftAdapter file = PeftAdapter.open(adapter)) {
+            return !file.config().tokens().isEmpty() || file.whole().containsKey(ModelTensors.EMBEDDING);
+        }
+    }
+
+    private void tokenizer(String name, Path adapter) throws IOException {
+        if (hasTokenizer(adapter)) {
+            tokenizers.put(name, Tokenizer.open(adapter));
+        }
+    }
+
     /**
      * Attaches a new adapter to be trained. One that begins with a part of the weights (PiSSA, LoftQ) reads them again,
      * and may change the base for all adapters.
@@ -96,12 +121,16 @@ public final class CausalLm implements AutoCloseable {
 
     /** Loads a PEFT adapter. */
     public Adapter load(String name, Path path) throws IOException {
-        return put(name, Adapter.load(decoder, freeSlot(name), path, false));
+        Adapter adapter = put(name, Adapter.load(decoder, freeSlot(name), path, false));
+        tokenizer(name, path);
+        return adapter;
     }
 
     /** Loads a PEFT adapter to train it further. */
     public Adapter loadTrainable(String name, Path path) throws IOException {
-        return put(name, Adapter.load(decoder, freeSlot(name), path, true));
+        Adapter adapter = put(name, Adapter.load(decoder, freeSlot(name), path, true));
+        tokenizer(name, path);
+        return adapter;
     }
 
     private int freeSlot(String name) {
@@ -188,7 +217,7 @@ public final class CausalLm implements AutoCloseable {
     /** Continues {@code prompt} (special tokens added as the tokenizer does) under an adapter or {@link #BASE}. */
     public String generate(String adapter, String prompt, GenerateOptions options) throws IOException {
         StringBuilder out = new StringBuilder();
-        generate(adapter, tokenizer().encode(prompt, true), options, out::append);
+        generate(adapter, tokenizer(adapter).encode(prompt, true), options, out::append);
         return out.toString();
     }
 
@@ -206,7 +235,7 @@ public final class CausalLm implements AutoCloseable {
     /** Tokens of a generator as text. */
     int stream(Generator.Continuation continuation, String adapter, int[] prompt, GenerateOptions options,
             Predicate<String> onText) throws IOException {
-        StreamingDecoder text = tokenizer().streamingDecoder(true);
+        StreamingDecoder text = tokenizer(adapter).streamingDecoder(true);
         StopStrings stops = new StopStrings(options.stopStrings());
         Set<Integer> eos = eosIds();
         int[] made = continuation.generate(prompt, options.maxNewTokens(), options.sampling(), use(adapter), eos,
@@ -224,6 +253,7 @@ public final class CausalLm implements AutoCloseable {
     @Override
     public void close() {
         adapters.values().forEach(Adapter::close);
+        tokenizers.values().forEach(Tokenizer::close);
         directory.close();
     }
 }

@@ -16,7 +16,6 @@ public final class ChatSession implements AutoCloseable {
     private static final int FIRST_CAPACITY = 1024;
 
     private final CausalLm lm;
-    private final Tokenizer tokenizer;
     private final int positions;
     private final List<Message> turns = new ArrayList<>();
     private String system;
@@ -32,9 +31,8 @@ public final class ChatSession implements AutoCloseable {
      */
     public ChatSession(CausalLm lm) throws IOException {
         this.lm = lm;
-        tokenizer = lm.tokenizer();
         positions = lm.decoder().config().maxPositions();
-        tokenizer.renderChat(List.of(new Message("user", "?")), true);
+        lm.tokenizer().renderChat(List.of(new Message("user", "?")), true);
     }
 
     /** Why an answer ended. */
@@ -108,6 +106,7 @@ public final class ChatSession implements AutoCloseable {
     public Reply say(String text, GenerateOptions options, Consumer<String> onText) throws IOException {
         List<Message> all = messages();
         all.add(new Message("user", text));
+        Tokenizer tokenizer = lm.tokenizer(adapter);
         int[] prompt = tokenizer.encode(tokenizer.renderChat(all, true), false);
         int room = positions - prompt.length;
         if (room < 1) {

@@ -151,11 +151,21 @@ public final class CheckpointQuantizer {
         }
     }
 
-    /** Copies what lies beside the weights, then writes the configuration. */
+    /** As below with the tokenizer of the model. */
     static void complete(ModelDirectory source, Path target, ObjectNode config) throws IOException {
+        complete(source, null, target, config);
+    }
+
+    /**
+     * Copies what lies beside the weights, then writes the configuration.
+     *
+     * @param tokenizer a directory whose files count before the model's own; or null
+     */
+    static void complete(ModelDirectory source, Path tokenizer, Path target, ObjectNode config) throws IOException {
         for (String name : COMPANIONS) {
-            if (Files.exists(source.path().resolve(name))) {
-                Files.copy(source.path().resolve(name), target.resolve(name), StandardCopyOption.REPLACE_EXISTING);
+            Path from = tokenizer != null && Files.exists(tokenizer.resolve(name)) ? tokenizer : source.path();
+            if (Files.exists(from.resolve(name))) {
+                Files.copy(from.resolve(name), target.resolve(name), StandardCopyOption.REPLACE_EXISTING);
             }
         }
         // Last: a directory without a configuration is not taken for a model.

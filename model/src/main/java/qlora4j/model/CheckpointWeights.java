@@ -12,7 +12,6 @@ import qlora4j.safetensors.SafetensorsView;
 import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
-import qlora4j.tensor.Footprint;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
@@ -20,40 +19,43 @@ import qlora4j.tensor.Tensor;
 /**
  * Weights from a checkpoint, one tensor at a time: linear layers are quantized as they stream from the file (or read as
  * they are from a 4-bit checkpoint), everything else is converted to the compute type, except that a bfloat16 embedding
- * or head may stay ({@link #type}). Norms, embeddings and the head are never quantized.
+ * or head may stay ({@link TableMemory#type}). Norms, embeddings and the head are never quantized.
  */
 final class CheckpointWeights implements DecoderWeights {
     private final SafetensorsView view;
     private final Backend backend;
     private final DType type;
     private final QuantConfig quantize;
+    private final TableMemory tables;
 
     /**
      * @param type the compute type
      * @param quantize how dense linear weights are quantized; null: they stay dense
+     * @param tableRows see {@link DecoderLoader}
      */
-    CheckpointWeights(SafetensorsView view, Backend backend, DType type, QuantConfig quantize) {
+    CheckpointWeights(SafetensorsView view, Backend backend, DType type, QuantConfig quantize, int tableRows) {
         this.view = view;
         this.backend = backend;
         this.type = type;
         this.quantize = quantize;
+        this.tables = new TableMemory(backend, type, tableRows);
     }
 
-    /**
-     * The type that a dense tensor is held in.
-     *
-     * @param stored its type in the checkpoint; null where that is unknown
-     */
-    static DType type(String name, DType stored, DType compute, Footprint device) {
-        boolean table = name.equals(ModelTensors.EMBEDDING) || name.equals(ModelTensors.HEAD);
-        return table && stored == DType.BF16 && device.readsBfloat16() ? stored : compute;
+    @Override
+    public Tensor whole(String name) {
+        return tables.whole(name);
+    }
+
+    @Override
+    public void release(String name) {
+        tables.release(name);
     }
 
     @Override
     public Tensor dense(String name, long... shape) {
         boolean packed = Bnb4bit.contains(view, name);
-        DType held = type(name, packed ? null : checked(name, shape).dtype(), type, backend);
-        Tensor device = backend.allocate(MemoryUse.WEIGHTS, held, shape);
+        DType held = tables.type(name, packed ? null : checked(name, shape).dtype(), backend);
+        Tensor device = tables.allocate(name, held, shape);
         if (packed) {
             // A head in 4 bits: where a list of modules to skip leaves it out. It is used as its dequantized values.
             try (Stream s = backend.openStream()) {

@@ -19,7 +19,7 @@ final class DecodeStep implements AutoCloseable {
     private final Backend backend;
     private final Stream stream;
     private final KvCache cache;
-    private final Tensor logits;
+    private Tensor logits;
     private final Allocation integers;
     private final Tensor tokens;
     private final Tensor positions;
@@ -29,14 +29,13 @@ final class DecodeStep implements AutoCloseable {
     private Allocation arena;
     private Stream.Recording recording;
     private Adapters planned;
+    private int tableMoves;
 
-    /** @param logits [S, vocab], where each step's logits go */
-    DecodeStep(Decoder decoder, Stream stream, KvCache cache, Tensor logits) {
+    DecodeStep(Decoder decoder, Stream stream, KvCache cache) {
         this.decoder = decoder;
         this.backend = decoder.backend();
         this.stream = stream;
         this.cache = cache;
-        this.logits = logits;
         int n = cache.sequences();
         long each = Math.ceilDiv(4L * (n + 1), ArenaPlan.ALIGNMENT) * ArenaPlan.ALIGNMENT;
         integers = backend.allocate(4 * each, MemoryUse.WORKSPACE);
@@ -51,8 +50,14 @@ final class DecodeStep implements AutoCloseable {
         batch = new DeviceBatch(tokens, positions, cu, cache);
     }
 
-    /** Feeds a token of each sequence; the logits after it are in {@code logits}. */
-    void run(int[] next, Adapters adapters) {
+    /**
+     * Feeds a token of each sequence.
+     *
+     * @param output [S, vocab], where the logits after it go: for one adapter always the same
+     */
+    void run(int[] next, Adapters adapters, Tensor output) {
+        logits = output;
+        decoder.show(stream, adapters);
         int[] at = new int[next.length];
         Arrays.setAll(at, cache::length);
         int[] one = new int[next.length];
@@ -60,7 +65,7 @@ final class DecodeStep implements AutoCloseable {
         cache.grow(one);
         backend.upload(Tensor.of(next, next.length), tokens);
         backend.upload(Tensor.of(at, at.length), positions);
-        if (plan == null || !adapters.equals(planned)) {
+        if (plan == null || !adapters.equals(planned) || tableMoves != decoder.tableMoves()) {
             replan(adapters);
         } else if (recording != null) {
             recording.replay();
@@ -89,6 +94,7 @@ final class DecodeStep implements AutoCloseable {
         plan = ArenaPlan.of(s -> decoder.next(s, batch, last, adapters, cache, logits));
         arena = backend.allocate(Math.max(1, plan.bytes()), MemoryUse.ACTIVATIONS);
         planned = adapters;
+        tableMoves = decoder.tableMoves();
     }
 
     private void forget() {

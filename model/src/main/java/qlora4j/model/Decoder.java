@@ -10,9 +10,7 @@ import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
-import qlora4j.tensor.Device;
 import qlora4j.tensor.Matmul;
-import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
@@ -31,7 +29,8 @@ public final class Decoder {
     private final Map<String, SlottedWeight> others = new LinkedHashMap<>();
     private final List<DecoderLayer> layers = new ArrayList<>();
     private final Map<String, Linear> linears = new LinkedHashMap<>();
-    private Tensor rope;
+    private final List<TokenTable> tables;
+    private final RopeTable rope;
 
     /**
      * Builds the decoder over its weights.
@@ -53,6 +52,8 @@ public final class Decoder {
         } else {
             head = slotted(ModelTensors.HEAD, weights, config.vocab(), config.hidden());
         }
+        rope = new RopeTable(config, backend, type);
+        tables = TokenTable.of(backend, type, weights, embedding, head, config.tieWordEmbeddings());
     }
 
     private DecoderLayer layer(int i, DecoderWeights weights) {
@@ -114,45 +115,29 @@ public final class Decoder {
         return others;
     }
 
-    /**
-     * The table of rotations for at least {@code positions} positions. As transformers does, angles are the float32
-     * product of position and inverse frequency, and cosines and sines are rounded to the compute type.
-     */
-    private Tensor rope(int positions) {
-        if (rope != null && rope.rows() >= positions) {
-            return rope;
-        }
-        if (positions > config.maxPositions()) {
-            throw new IllegalArgumentException("a sequence of " + positions + " tokens: the model was made for at most "
-                    + config.maxPositions());
-        }
-        int count = Math.min(config.maxPositions(), Math.max(256, Integer.highestOneBit(positions) * 2));
-        int d = config.headDim();
-        DType tableType = Linear.wide(type);
-        // A table that was outgrown stays where it is: a recorded step may read it. All together are less than the last.
-        Tensor table = backend.allocate(MemoryUse.CONSTANTS, tableType, count, d);
-        if (!table.device().equals(Device.PLAN)) {
-            backend.upload(ropeTable(count, tableType), table);
-        }
-        rope = table;
-        return rope;
+    /** The table of the embedding, and of the head where that is another one. */
+    TokenTable table(boolean ofHead) {
+        return ofHead ? tables.getLast() : tables.getFirst();
     }
 
-    private Tensor ropeTable(int count, DType tableType) {
-        int half = config.headDim() / 2;
-        double[] frequencies = config.inverseFrequencies();
-        Tensor host = Tensor.zeros(tableType, count, config.headDim());
-        Tensor rounded = Tensor.zeros(type, 1);
-        for (int p = 0; p < count; p++) {
-            for (int j = 0; j < half; j++) {
-                double angle = (float) p * (float) frequencies[j];
-                rounded.set(0, StrictMath.cos(angle));
-                host.set((long) p * config.headDim() + j, rounded.get(0));
-                rounded.set(0, StrictMath.sin(angle));
-                host.set((long) p * config.headDim() + half + j, rounded.get(0));
-            }
-        }
-        return host;
+    /** Tokens under these adapters: of logits, the columns. */
+    public int vocab(Adapters adapters) {
+        return head.weight(adapters).rows();
+    }
+
+    /** The most that {@link #vocab(Adapters)} gives of one adapter. */
+    public int largestVocab() {
+        return Math.max(table(true).most(), head.most());
+    }
+
+    /** How often the tables have moved: a step that was recorded before reads memory that is no longer theirs. */
+    int tableMoves() {
+        return tables.stream().mapToInt(TokenTable::moves).sum();
+    }
+
+    /** Before a call, or the replay of one: the adapter's rows of the tables are put in place. */
+    void show(Stream s, Adapters adapters) {
+        tables.forEach(t -> t.show(s, adapters));
     }
 
     /** Looks at the hidden states as they pass: 0 is the embedding, L the last layer's output before the norm. */
@@ -196,7 +181,8 @@ public final class Decoder {
      * @param logits [N, vocab] of the compute type, overwritten
      */
     public void logits(Stream s, TokenBatch batch, Adapters adapters, HiddenObserver observer, Tensor logits) {
-        Tensor table = rope(batch.maxLength());
+        show(s, adapters);
+        Tensor table = rope.atLeast(batch.maxLength());
         DeviceBatch b = new DeviceBatch(s, batch);
         Tensor h = run(s, b, table, adapters, null, embed(s, b, adapters), observer);
         Tensor n = normed(s, h, adapters);
@@ -223,6 +209,7 @@ public final class Decoder {
             last[i] = batch.cuLengths()[i + 1] - 1;
         }
         cache.grow(rows);
+        show(s, adapters);
         next(s, batch, last, adapters, cache, logits);
     }
 
@@ -236,7 +223,7 @@ public final class Decoder {
 
     /** As above with everything on the device already, and the cache grown. */
     void next(Stream s, DeviceBatch b, Tensor last, Adapters adapters, KvCache cache, Tensor logits) {
-        Tensor h = run(s, b, rope(cache.capacity()), adapters, cache, embed(s, b, adapters), null);
+        Tensor h = run(s, b, rope.atLeast(cache.capacity()), adapters, cache, embed(s, b, adapters), null);
         Tensor ends = s.take(type, last.size(), config.hidden());
         DecoderOps.gatherRows(s, h, last, ends);
         s.release(h);
@@ -288,7 +275,8 @@ public final class Decoder {
         if (labelled.length == 0) {
             throw new IllegalArgumentException("a batch without a single label token has no loss");
         }
-        Tensor table = rope(batch.maxLength());
+        show(s, adapters);
+        Tensor table = rope.atLeast(batch.maxLength());
         DeviceBatch b = new DeviceBatch(s, batch);
         Tensor index = DeviceBatch.upload(s, labelled);
         Tensor labels = DeviceBatch.upload(s, Arrays.stream(labelled).map(i -> batch.labels()[i]).toArray());
@@ -361,6 +349,10 @@ public final class Decoder {
         if (dEmbedding != null) {
             DecoderOps.embeddingBackward(s, b.tokens, dh, dEmbedding);
         }
+        TokenRows rows = table(false).rows(adapters);
+        if (rows != null && rows.trained()) {
+            rows.embeddingBackward(s, b.hostTokens, dh);
+        }
         s.release(dh);
     }
 
@@ -377,8 +369,17 @@ public final class Decoder {
         DecoderOps.rmsNorm(s, x, norm.weight(adapters), config.rmsNormEps(), n, rstd);
         Tensor rowLoss = nll == null ? s.take(wide, k) : nll;
         Tensor dn = gradients ? s.take(type, k, c) : null;
-        DecoderOps.headLoss(s, n, head.weight(adapters), labels, scale, rowLoss, loss, dn,
-                gradients ? head.grad(adapters) : null, backend.logitRows(config.vocab()));
+        Tensor w = head.weight(adapters);
+        TokenRows rows = table(true).rows(adapters);
+        int chunk = backend.logitRows(w.rows());
+        TokenRows.HeadGradient own = gradients && rows != null && rows.trained()
+                ? rows.new HeadGradient(s, (int) Math.min(chunk, k), w.rows())
+                : null;
+        DecoderOps.headLoss(s, n, w, labels, scale, rowLoss, loss, dn, gradients ? head.grad(adapters) : null,
+                own, chunk);
+        if (own != null) {
+            own.release(s);
+        }
         s.release(nll == null ? rowLoss : null);
         Tensor dh = null;
         if (gradients) {

@@ -2,8 +2,10 @@ package qlora4j.model;
 
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.util.List;
 import qlora4j.blockwise.Bnb4bit;
 import qlora4j.blockwise.QuantConfig;
+import qlora4j.lora.TrainableTokens;
 import qlora4j.safetensors.SafetensorsView;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
@@ -15,8 +17,10 @@ import qlora4j.tensor.PlanBackend;
  * @param quantize how dense linear weights are held; null: dense, in the compute type. A 4-bit checkpoint's layers stay
  *         as they are, its dense ones too
  * @param type the compute type: float32 or bfloat16 (float64 on the scalar backend)
+ * @param tableRows the least number of tokens that the embedding and the head have room for, in the compute type: what an
+ *         adapter with tokens of its own needs. 0: as the checkpoint has them; they move when such an adapter comes
  */
-public record DecoderLoader(QuantConfig quantize, DType type) {
+public record DecoderLoader(QuantConfig quantize, DType type, int tableRows) {
     /** NF4 with blocks of 64 and double quantization, computed in float32. */
     public static final DecoderLoader QLORA = new DecoderLoader(QuantConfig.QLORA, DType.F32);
     /** Nothing quantized, computed in float32. */
@@ -28,13 +32,25 @@ public record DecoderLoader(QuantConfig quantize, DType type) {
         }
     }
 
+    /** Without room for tokens of adapters. */
+    public DecoderLoader(QuantConfig quantize, DType type) {
+        this(quantize, type, 0);
+    }
+
+    /** The same with room for the tokens of an adapter, which so costs no second table for a while. */
+    public DecoderLoader withRoomFor(TrainableTokens tokens) {
+        int rows = tokens.indices().values().stream().flatMap(List::stream).mapToInt(id -> id + 1).max().orElse(0);
+        return new DecoderLoader(quantize, type, rows);
+    }
+
     /** Reads all weights of {@code config} from {@code view} to {@code backend}, one at a time. */
     public Decoder load(DecoderConfig config, SafetensorsView view, Backend backend) throws IOException {
         if (type == DType.F64 && !backend.name().equals(Backend.SCALAR)) {
             throw new IllegalArgumentException("--compute-dtype float64 runs on --backend scalar only");
         }
         try {
-            return new Decoder(config, backend, type, new CheckpointWeights(view, backend, type, rest(config)));
+            return new Decoder(config, backend, type,
+                    new CheckpointWeights(view, backend, type, rest(config), tableRows));
         } catch (UncheckedIOException e) {
             throw e.getCause();
         }
@@ -57,7 +73,8 @@ public record DecoderLoader(QuantConfig quantize, DType type) {
             return new Decoder(config, backend, type, new ShapeWeights(backend, type,
                     name -> view == null ? described(config, name) : held(config, view, name),
                     name -> view == null ? config.dtype()
-                            : Bnb4bit.contains(view, name) ? null : view.info(name).dtype()));
+                            : Bnb4bit.contains(view, name) ? null : view.info(name).dtype(),
+                    tableRows));
         } catch (UncheckedIOException e) {
             throw e.getCause();
         }

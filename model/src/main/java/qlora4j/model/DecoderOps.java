@@ -236,6 +236,17 @@ public final class DecoderOps {
      */
     public static void headLoss(Stream s, Tensor h, Tensor head, Tensor labels, Tensor scale, Tensor nll, Tensor loss,
             Tensor dH, Tensor dHead, int chunkRows) {
+        headLoss(s, h, head, labels, scale, nll, loss, dH, dHead, null, chunkRows);
+    }
+
+    /** Works on the gradient of some rows' logits {@code [k, V]} and what the head was given for them, {@code [k, C]}. */
+    interface LogitGradient {
+        void rows(Stream s, Tensor dLogits, Tensor x);
+    }
+
+    /** The same; {@code rows} sees the gradients of all logits, chunk by chunk, or is null. */
+    static void headLoss(Stream s, Tensor h, Tensor head, Tensor labels, Tensor scale, Tensor nll, Tensor loss,
+            Tensor dH, Tensor dHead, LogitGradient rows, int chunkRows) {
         String op = "headLoss";
         rank2(op, "h", h);
         rank2(op, "head", head);
@@ -252,23 +263,26 @@ public final class DecoderOps {
         if (chunkRows < 1) {
             throw new IllegalArgumentException(op + ": chunkRows " + chunkRows + " must be at least 1");
         }
-        long rows = h.dim(0);
-        if (rows == 0) {
+        long n = h.dim(0);
+        if (n == 0) {
             return;
         }
-        Tensor chunk = s.take(h.dtype() == DType.F64 ? DType.F64 : DType.F32, Math.min(chunkRows, rows), head.dim(0));
-        for (long from = 0; from < rows; from += chunkRows) {
-            long to = Math.min(from + chunkRows, rows);
+        Tensor chunk = s.take(h.dtype() == DType.F64 ? DType.F64 : DType.F32, Math.min(chunkRows, n), head.dim(0));
+        for (long from = 0; from < n; from += chunkRows) {
+            long to = Math.min(from + chunkRows, n);
             Tensor x = h.rows(from, to);
             Tensor logits = chunk.rows(0, to - from);
             Matmul.nt(s, x, head, 1, logits, false);
             crossEntropy(s, logits, labels.rows(from, to), scale, nll.rows(from, to), loss,
-                    dH != null || dHead != null);
+                    dH != null || dHead != null || rows != null);
             if (dH != null) {
                 Matmul.nn(s, logits, head, 1, dH.rows(from, to), false);
             }
             if (dHead != null) {
                 Matmul.tn(s, logits, x, 1, dHead, true);
+            }
+            if (rows != null) {
+                rows.rows(s, logits, x);
             }
         }
         s.release(chunk);

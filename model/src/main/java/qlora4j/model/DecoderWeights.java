@@ -15,4 +15,13 @@ public interface DecoderWeights {
     default Tensor grad(String name) {
         return null;
     }
+
+    /** An embedding or a head that was given by {@link #dense}, with the room for more rows behind it; null without any. */
+    default Tensor whole(String name) {
+        return null;
+    }
+
+    /** Frees an embedding or a head that was given by {@link #dense} and is held elsewhere now, where that is possible. */
+    default void release(String name) {
+    }
 }

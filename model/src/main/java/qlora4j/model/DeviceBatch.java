@@ -13,6 +13,8 @@ final class DeviceBatch {
     final Tensor kvStart;
     final Tensor kvLen;
     final int maxLength;
+    /** The tokens on the host; null where they are chosen on the device. */
+    final int[] hostTokens;
     private final boolean taken;
 
     /** Sequences whose keys are their own rows: training, scoring, logits. */
@@ -28,6 +30,7 @@ final class DeviceBatch {
         }
         kvLen = upload(s, lengths);
         maxLength = b.maxLength();
+        hostTokens = b.tokens();
         taken = true;
     }
 
@@ -40,6 +43,7 @@ final class DeviceBatch {
         kvStart = cache.starts();
         kvLen = cache.lengths();
         maxLength = cache.capacity();
+        hostTokens = b.tokens();
         taken = true;
     }
 
@@ -52,6 +56,7 @@ final class DeviceBatch {
         kvStart = cache.starts();
         kvLen = cache.lengths();
         maxLength = cache.capacity();
+        hostTokens = null;
         taken = false;
     }
 

@@ -21,7 +21,8 @@ public final class Generator implements AutoCloseable {
     private final KvCache cache;
     private final int capacity;
     private final Allocation buffers;
-    private final Tensor logits;
+    private final int vocab;
+    private Tensor logits;
     private final Tensor history;
     private final Tensor length;
     private final Tensor chosen;
@@ -42,7 +43,7 @@ public final class Generator implements AutoCloseable {
         this.capacity = capacity;
         stream = backend.openStream();
         cache = new KvCache(backend, decoder.config(), decoder.type(), 1, capacity);
-        int vocab = decoder.config().vocab();
+        vocab = decoder.largestVocab();
         DType type = decoder.type() == DType.F64 ? DType.F64 : DType.F32;
         long logitBytes = Math.ceilDiv(type.bytes(vocab), 64L) * 64;
         buffers = backend.allocate(logitBytes + 4L * capacity + 64 + 128, MemoryUse.WORKSPACE);
@@ -50,7 +51,7 @@ public final class Generator implements AutoCloseable {
         length = buffers.tensor(logitBytes, DType.I32, 1);
         chosen = buffers.tensor(logitBytes + 64, DType.I32, 1);
         history = buffers.tensor(logitBytes + 128, DType.I32, 1, capacity);
-        step = new DecodeStep(decoder, stream, cache, logits);
+        step = new DecodeStep(decoder, stream, cache);
     }
 
     /** {@link #generate} or {@link #resume}. */
@@ -118,6 +119,7 @@ public final class Generator implements AutoCloseable {
         reused = cache.length(0);
         seen = all;
         seenWith = adapters;
+        logits = logits(adapters);
         prefill(prompt, adapters);
         while (n < all.length) {
             int token = choose(n, sampling);
@@ -126,7 +128,7 @@ public final class Generator implements AutoCloseable {
             if (!goOn || eos.contains(token) || n == all.length) {
                 break;
             }
-            step.run(new int[]{token}, adapters);
+            step.run(new int[]{token}, adapters, logits);
         }
         return Arrays.copyOfRange(all, prompt.length, n);
     }
@@ -136,6 +138,16 @@ public final class Generator implements AutoCloseable {
         Tensor host = Tensor.zeros(logits.dtype(), logits.shape());
         backend.download(logits, host);
         return host.toFloats();
+    }
+
+    /** Room for as many logits as there are tokens under these adapters. */
+    private Tensor logits(Adapters adapters) {
+        int now = decoder.vocab(adapters);
+        if (now > vocab) {
+            throw new IllegalStateException("this generator was made for " + vocab + " tokens, before an adapter of "
+                    + now + " was there; make another one");
+        }
+        return buffers.tensor(0, logits.dtype(), 1, now);
     }
 
     private void prefill(int[] prompt, Adapters adapters) {

@@ -28,6 +28,7 @@ public final class ModelDirectory implements AutoCloseable {
     private final GenerationConfig generation;
     private final List<String> warnings = new ArrayList<>();
     private Tokenizer tokenizer;
+    private AddedTokens added;
     private SafetensorsModel weights;
     private boolean closed;
 
@@ -134,6 +135,36 @@ public final class ModelDirectory implements AutoCloseable {
             }
         }
         return tokenizer;
+    }
+
+    /**
+     * Adds special tokens to the tokenizer, which the model's own files do not learn of.
+     *
+     * @return their ids, also of those that the tokenizer had
+     */
+    public synchronized List<Integer> addTokens(List<String> texts) throws IOException {
+        checkOpen();
+        added = AddedTokens.to(path, texts);
+        use(added.open());
+        return added.ids();
+    }
+
+    /** What {@link #addTokens} made, to be saved beside an adapter. */
+    public synchronized Optional<AddedTokens> added() {
+        return Optional.ofNullable(added);
+    }
+
+    /** Uses the tokenizer of another directory: that of an adapter with tokens of its own. */
+    public synchronized void useTokenizer(Path directory) throws IOException {
+        checkOpen();
+        use(Tokenizer.open(directory));
+    }
+
+    private void use(Tokenizer other) {
+        if (tokenizer != null) {
+            tokenizer.close();
+        }
+        tokenizer = other;
     }
 
     private void compareEos(SpecialToken eos) {

@@ -117,6 +117,9 @@ public final class ModelMerger implements AutoCloseable {
         for (Map.Entry<String, Tensor> e : adapter.whole().entrySet()) {
             long[] shape = e.getKey().equals(ModelTensors.HEAD) ? shapes.get(ModelTensors.EMBEDDING)
                     : shapes.get(e.getKey());
+            if (TableMemory.isTable(e.getKey()) && e.getValue().rank() == 2) {
+                shape = new long[]{e.getValue().dim(0), shape[1]};
+            }
             if (!Arrays.equals(shape, e.getValue().shape())) {
                 throw new IOException(directory + ": the adapter's " + e.getKey() + " is " + e.getValue()
                         + ", the model's " + (shape == null ? "is missing" : Arrays.toString(shape))
@@ -221,6 +224,10 @@ public final class ModelMerger implements AutoCloseable {
         if (whole != null) {
             return Tensor.zeros(DType.F32, whole.shape()).copyFrom(whole);
         }
+        Tensor rows = tokens(name);
+        if (rows != null) {
+            return rows;
+        }
         // A head that was tied and has parted from the embedding.
         boolean parted = name.equals(ModelTensors.HEAD) && source.config().tieWordEmbeddings();
         Tensor w = base(parted ? ModelTensors.EMBEDDING : name);
@@ -231,16 +238,47 @@ public final class ModelMerger implements AutoCloseable {
         return w;
     }
 
+    /** The embedding or head with the adapter's rows; null where it has none. */
+    private Tensor tokens(String name) throws IOException {
+        String module = name.endsWith(SUFFIX) ? name.substring(0, name.length() - SUFFIX.length()) : "";
+        List<Integer> ids = adapter.config().tokens().of(module);
+        if (ids.isEmpty()) {
+            return null;
+        }
+        Tensor w = base(name);
+        Tensor grown = Tensor.zeros(DType.F32, vocab(), w.cols());
+        grown.rows(0, w.rows()).copyFrom(w);
+        for (int i = 0; i < ids.size(); i++) {
+            int id = ids.get(i);
+            grown.rows(id, id + 1).copyFrom(adapter.tokens().get(module).rows(i, i + 1));
+        }
+        return grown;
+    }
+
+    /** The merged model's tokens: those of a whole embedding, or the base's and those that the adapter adds. */
+    private int vocab() {
+        Tensor whole = adapter.whole().get(ModelTensors.EMBEDDING);
+        return whole != null
+                ? whole.rows()
+                : adapter.config().tokens().indices().values().stream().flatMap(List::stream).mapToInt(id -> id + 1)
+                        .reduce(source.config().vocab(), Math::max);
+    }
+
     /** Writes the merged model into {@code target}, which is made and must not hold a model. */
     public void write(Path target) throws IOException {
         CheckpointQuantizer.refuseModel(target);
         Files.createDirectories(target);
         DecoderConfig config = source.config();
-        boolean parted = config.tieWordEmbeddings() && (adapter.whole().containsKey(ModelTensors.HEAD)
+        Tensor embedding = adapter.whole().get(ModelTensors.EMBEDDING);
+        Tensor ownHead = adapter.whole().get(ModelTensors.HEAD);
+        boolean equal = embedding != null && ownHead != null && PeftAdapter.same(embedding, ownHead);
+        boolean parted = config.tieWordEmbeddings() && !equal && (adapter.whole().containsKey(ModelTensors.HEAD)
                 || adapter.whole().containsKey(ModelTensors.EMBEDDING));
         Map<String, long[]> shapes = new LinkedHashMap<>(source.expectedTensors());
-        if (parted) {
-            shapes.put(ModelTensors.HEAD, shapes.get(ModelTensors.EMBEDDING));
+        long[] table = {vocab(), config.hidden()};
+        shapes.put(ModelTensors.EMBEDDING, table);
+        if (parted || !config.tieWordEmbeddings()) {
+            shapes.put(ModelTensors.HEAD, table);
         }
         SafetensorsWriter writer = new SafetensorsWriter().metadata("format", "pt");
         for (Map.Entry<String, long[]> e : shapes.entrySet()) {
@@ -260,10 +298,12 @@ public final class ModelMerger implements AutoCloseable {
                 : new Quantization4bit(QuantConfig.QLORA.type(), QuantConfig.QLORA.nested(), dtype, List.of());
         ObjectNode json = config.withDtype(dtype).withQuantization(into == Into.REQUANTIZED ? held : null)
                 .toJson(source.configJson());
+        json.put("vocab_size", vocab());
         if (parted) {
             json.put("tie_word_embeddings", false);
         }
-        CheckpointQuantizer.complete(source, target, json);
+        CheckpointQuantizer.complete(source, CausalLm.hasTokenizer(adapter.directory()) ? adapter.directory() : null,
+                target, json);
     }
 
     @Override

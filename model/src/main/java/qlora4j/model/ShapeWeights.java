@@ -5,7 +5,6 @@ import qlora4j.blockwise.QuantConfig;
 import qlora4j.blockwise.QuantizedTensor;
 import qlora4j.lora.LinearWeight;
 import qlora4j.tensor.DType;
-import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.PlanBackend;
 import qlora4j.tensor.Tensor;
 
@@ -15,10 +14,11 @@ public final class ShapeWeights implements DecoderWeights {
     private final DType type;
     private final Function<String, QuantConfig> form;
     private final Function<String, DType> stored;
+    private final TableMemory tables;
 
     /** @param quantize how linear weights are held; null: dense, in the compute type */
     public ShapeWeights(PlanBackend backend, DType type, QuantConfig quantize) {
-        this(backend, type, name -> quantize, name -> type);
+        this(backend, type, name -> quantize, name -> type, 0);
     }
 
     /**
@@ -26,8 +26,11 @@ public final class ShapeWeights implements DecoderWeights {
      *
      * @param form how the linear weight of a name is held; null: dense, in the compute type
      * @param stored the type of a dense tensor in the checkpoint; null where it is unknown or in 4 bits
+     * @param tableRows see {@link DecoderLoader}
      */
-    ShapeWeights(PlanBackend backend, DType type, Function<String, QuantConfig> form, Function<String, DType> stored) {
+    ShapeWeights(PlanBackend backend, DType type, Function<String, QuantConfig> form, Function<String, DType> stored,
+            int tableRows) {
+        this.tables = new TableMemory(backend, type, tableRows);
         this.stored = stored;
         this.backend = backend;
         this.type = type;
@@ -36,8 +39,17 @@ public final class ShapeWeights implements DecoderWeights {
 
     @Override
     public Tensor dense(String name, long... shape) {
-        return backend.allocate(MemoryUse.WEIGHTS, CheckpointWeights.type(name, stored.apply(name), type, backend),
-                shape);
+        return tables.allocate(name, tables.type(name, stored.apply(name), backend), shape);
+    }
+
+    @Override
+    public Tensor whole(String name) {
+        return tables.whole(name);
+    }
+
+    @Override
+    public void release(String name) {
+        tables.release(name);
     }
 
     @Override

@@ -6,11 +6,12 @@ import qlora4j.tensor.Tensor;
 
 /**
  * A weight outside the linear layers (an embedding, a norm, the head), in whose place an adapter's slot may have a copy
- * of its own: PEFT's {@code modules_to_save}.
+ * of its own: PEFT's {@code modules_to_save}. A copy of the embedding or the head may have other rows: another
+ * vocabulary.
  */
 final class SlottedWeight {
     private final String name;
-    private final Tensor base;
+    private Tensor base;
     private final Tensor baseGrad;
     private Tensor[] own = new Tensor[0];
     private Tensor[] ownGrad = new Tensor[0];
@@ -36,9 +37,14 @@ final class SlottedWeight {
         return base;
     }
 
+    /** The model's own lies elsewhere now. */
+    void rebase(Tensor moved) {
+        base = moved;
+    }
+
     /** Puts a copy in a slot; null takes it away. */
     void set(int slot, Tensor weight, Tensor grad) {
-        if (weight != null && !Arrays.equals(weight.shape(), base.shape())) {
+        if (weight != null && (weight.rank() != base.rank() || weight.cols() != base.cols())) {
             throw new IllegalArgumentException(name + " is " + base + ", the adapter's is " + weight
                     + ": was it trained on another model?");
         }
@@ -53,11 +59,20 @@ final class SlottedWeight {
     private boolean replaced(Adapters adapters) {
         if (adapters.ofRow() != null && Arrays.stream(own).anyMatch(t -> t != null)) {
             throw new IllegalArgumentException("rows of several adapters in one batch: one of them has a " + name
-                    + " of its own (modules_to_save), and a batch has one " + name
+                    + " of its own (modules_to_save, trainable_token_indices), and a batch has one " + name
                     + "; run that adapter in a batch by itself");
         }
         int slot = adapters.slot();
         return slot >= 0 && slot < own.length && own[slot] != null;
+    }
+
+    /** The most rows of any of them. */
+    int most() {
+        int most = base.rows();
+        for (Tensor t : own) {
+            most = t == null ? most : Math.max(most, t.rows());
+        }
+        return most;
     }
 
     /** The weight of a call. */

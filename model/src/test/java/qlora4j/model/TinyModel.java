@@ -133,7 +133,7 @@ final class TinyModel {
 
     /** Logits of all rows as {@code [N][vocab]}. */
     static List<float[]> logits(Decoder decoder, TokenBatch batch, Adapters adapters) {
-        int vocab = decoder.config().vocab();
+        int vocab = decoder.vocab(adapters);
         try (Stream s = decoder.backend().openStream()) {
             Tensor all = Tensor.zeros(decoder.type(), batch.rows(), vocab).fill(Double.NaN);
             decoder.logits(s, batch, adapters, null, all);

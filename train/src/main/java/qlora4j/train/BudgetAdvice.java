@@ -4,7 +4,6 @@ import java.io.IOException;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.function.UnaryOperator;
-import qlora4j.lora.LoraConfig;
 import qlora4j.model.DecoderLoader;
 import qlora4j.model.TokenBatch;
 import qlora4j.optim.AdamHyper;
@@ -124,7 +123,8 @@ public record BudgetAdvice(List<Change> changes, long total, boolean fits) {
         }
         if (job.loader().type() == DType.F32) {
             all.add(List.of(new Candidate("--bf16", "computes in bfloat16",
-                    j -> j.with(new DecoderLoader(j.loader().quantize(), DType.BF16)))));
+                    j -> j.with(new DecoderLoader(j.loader().quantize(), DType.BF16,
+                            j.loader().tableRows())))));
         }
         if (!s.adam().eightBit()) {
             all.add(List.of(new Candidate("--optim paged_adamw_8bit", "moments in 8 bits",
@@ -166,7 +166,7 @@ public record BudgetAdvice(List<Change> changes, long total, boolean fits) {
         List<Candidate> all = new ArrayList<>();
         for (int r = job.lora().rank() / 2; r >= SMALLEST_RANK; r /= 2) {
             int rank = r;
-            all.add(new Candidate("--lora-r " + r, "a smaller adapter", j -> j.with(withRank(j.lora(), rank))));
+            all.add(new Candidate("--lora-r " + r, "a smaller adapter", j -> j.with(j.lora().withRank(rank))));
         }
         return all;
     }
@@ -175,11 +175,6 @@ public record BudgetAdvice(List<Change> changes, long total, boolean fits) {
     private static AdamHyper eightBit(AdamHyper a) {
         return new AdamHyper(AdamHyper.Formula.BITSANDBYTES, a.beta1(), a.beta2(), a.epsilon(), a.weightDecay(),
                 a.learningRateScale(), true);
-    }
-
-    private static LoraConfig withRank(LoraConfig c, int rank) {
-        return new LoraConfig(rank, c.alpha(), c.dropout(), c.targets(), c.patterns(), c.rsLora(), c.dora(), c.bias(),
-                c.modulesToSave(), c.init(), c.baseModelName(), c.seed());
     }
 
     /** The first sequences of a batch, cut to a length. */

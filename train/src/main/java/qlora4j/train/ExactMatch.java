@@ -48,7 +48,7 @@ public record ExactMatch(int matched, int rows, int skipped) {
     private static boolean matches(CausalLm lm, String adapter, Generator generator, TokenizedRow row)
             throws IOException {
         int prompt = promptLength(row);
-        Tokenizer tokenizer = lm.tokenizer();
+        Tokenizer tokenizer = lm.tokenizer(adapter);
         Set<Integer> eos = lm.eosIds();
         String expected = tokenizer.decode(Arrays.copyOfRange(row.ids(), prompt, row.length()), true).strip();
         StreamingDecoder text = tokenizer.streamingDecoder(true);

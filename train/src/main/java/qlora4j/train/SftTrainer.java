@@ -159,6 +159,7 @@ public final class SftTrainer implements AutoCloseable {
         m.put("--rank-pattern, --alpha-pattern", lora.patterns().rank() + ", " + lora.patterns().alpha());
         m.put("--use-rslora, --use-dora", lora.rsLora() + ", " + lora.dora());
         m.put("--bias, --modules-to-save", lora.bias() + ", " + lora.modulesToSave());
+        m.put("--add-special-tokens, --trainable-token-indices", lora.tokens().toString());
         m.put("--init-lora-weights", lora.init().toString());
         m.put("--target-modules", Integer.toHexString(adapter.modules().hashCode()));
         m.put("compute dtype", lm.decoder().type().name());
@@ -289,7 +290,7 @@ public final class SftTrainer implements AutoCloseable {
                 if (checkpoints != null
                         && (best || settings.saveSteps() > 0 && r.step() % settings.saveSteps() == 0)) {
                     metrics.flush();
-                    listener.saved(checkpoints.save(trainer, adapter::save, settings.saveLimit(), selected));
+                    listener.saved(checkpoints.save(trainer, this::saveAdapter, settings.saveLimit(), selected));
                 }
             }
             if (trainer.step() < trainer.totalSteps()) {
@@ -303,8 +304,16 @@ public final class SftTrainer implements AutoCloseable {
             listener.best(best, selected.bestMetric());
         }
         if (output != null) {
-            adapter.save(output);
+            saveAdapter(output);
         }
+    }
+
+    /** The adapter, and the tokenizer that goes with tokens that were added. */
+    private void saveAdapter(Path directory) throws IOException {
+        if (lm.directory().added().isPresent()) {
+            lm.directory().added().get().save(directory);
+        }
+        adapter.save(directory);
     }
 
     private MetricsWriter metrics() throws IOException {

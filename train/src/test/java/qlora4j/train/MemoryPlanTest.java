@@ -14,6 +14,7 @@ import org.junit.jupiter.params.provider.CsvSource;
 import qlora4j.blockwise.QuantConfig;
 import qlora4j.blockwise.QuantType;
 import qlora4j.lora.LoraConfig;
+import qlora4j.lora.TrainableTokens;
 import qlora4j.model.Adapter;
 import qlora4j.model.CausalLm;
 import qlora4j.model.CheckpointQuantizer;
@@ -56,6 +57,33 @@ class MemoryPlanTest {
             MemoryPlan plan = MemoryPlan.predict(cpu, new MemoryPlan.Job(TinyRun.CONFIG, loader, null,
                     adapter.config(), settings, SftTrainer.largest(DATA.rows(), settings.perDeviceBatch()), null));
             try (SftTrainer trainer = new SftTrainer(lm, adapter, DATA, null, settings, directory.resolve("out"))) {
+                trainer.run(new SftTrainer.Listener() {
+                });
+                for (MemoryUse use : new MemoryUse[]{MemoryUse.WEIGHTS, MemoryUse.ADAPTERS, MemoryUse.GRADIENTS,
+                        MemoryUse.ACTIVATIONS, MemoryUse.CONSTANTS}) {
+                    assertThat(plan.bytes().get(use)).as(use.name()).isEqualTo(cpu.ledger().held(use));
+                }
+            }
+            double measured = cpu.ledger().peak();
+            assertThat(Math.abs(plan.total() - measured) / measured)
+                    .as("predicted %s (%d), measured %s", plan.line(), plan.total(), measured)
+                    .isLessThanOrEqualTo(0.05);
+        }
+    }
+
+    /** Loaded with room for its tokens, a run holds at no time more than is predicted. */
+    @ParameterizedTest
+    @CsvSource({"true", "false"})
+    void addedTokensAreInThePlan(boolean checkpointing) throws IOException {
+        TrainableTokens tokens = TrainableTokens.of(List.of(7, 480, 481), true);
+        DecoderLoader loader = DecoderLoader.QLORA.withRoomFor(tokens);
+        TrainSettings settings = TinyRun.settings(2, 3, 1, Residency.ALL, checkpointing, 0);
+        LoraConfig lora = new LoraConfig(4, 4, 0, List.of(LoraConfig.ALL_LINEAR), null, 8).withTokens(tokens);
+        try (Backend cpu = Backends.open(Backend.CPU, null, 2); CausalLm lm = CausalLm.load(model, cpu, loader)) {
+            Adapter adapter = lm.attach("a", lora);
+            MemoryPlan plan = MemoryPlan.predict(cpu, new MemoryPlan.Job(TinyRun.CONFIG, loader, null, lora, settings,
+                    SftTrainer.largest(DATA.rows(), 3), null));
+            try (SftTrainer trainer = new SftTrainer(lm, adapter, DATA, null, settings, null)) {
                 trainer.run(new SftTrainer.Listener() {
                 });
                 for (MemoryUse use : new MemoryUse[]{MemoryUse.WEIGHTS, MemoryUse.ADAPTERS, MemoryUse.GRADIENTS,

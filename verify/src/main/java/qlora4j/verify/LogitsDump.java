@@ -44,28 +44,28 @@ public final class LogitsDump {
     public static void write(Backend backend, Path model, Path adapter, boolean quantize, int[] ids, Path out)
             throws IOException {
         DecoderConfig config = DecoderConfig.read(model);
-        check(config, ids);
         try (SafetensorsModel weights = SafetensorsModel.open(model); Stream stream = backend.openStream()) {
             DecoderLoader loader = quantize ? DecoderLoader.QLORA : DecoderLoader.DENSE;
             Decoder decoder = loader.load(config, weights, backend);
             Adapters used = adapter == null ? Adapters.NONE : Adapter.load(decoder, 0, adapter, false).use();
+            check(config, decoder.vocab(used), ids);
             OnBackend on = new OnBackend(backend, stream);
             Tensor logits = new Runs(on, decoder).logits(TokenBatch.of(ids), used);
             new SafetensorsWriter().metadata(LOADED, quantize ? NF4 : DENSE)
                     .add(IDS, Tensor.of(ids, 1, ids.length))
-                    .add(LOGITS, logits.view(1, ids.length, config.vocab()))
+                    .add(LOGITS, logits.view(1, ids.length, decoder.vocab(used)))
                     .write(out);
         }
     }
 
-    private static void check(DecoderConfig config, int[] ids) {
+    private static void check(DecoderConfig config, int vocab, int[] ids) {
         if (ids.length == 0 || ids.length > config.maxPositions()) {
             throw new IllegalArgumentException("--ids: expected 1 to " + config.maxPositions() + " token ids, got "
                     + ids.length);
         }
         for (int id : ids) {
-            if (id < 0 || id >= config.vocab()) {
-                throw new IllegalArgumentException("--ids: " + id + " is outside the vocabulary of " + config.vocab());
+            if (id < 0 || id >= vocab) {
+                throw new IllegalArgumentException("--ids: " + id + " is outside the vocabulary of " + vocab);
             }
         }
     }

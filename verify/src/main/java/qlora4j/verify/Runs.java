@@ -42,7 +42,7 @@ final class Runs {
     /** Logits [N, vocab] of all rows. */
     Tensor logits(TokenBatch batch, Adapters adapters) {
         Stream s = on.stream();
-        Tensor logits = s.take(decoder.type(), batch.rows(), decoder.config().vocab());
+        Tensor logits = s.take(decoder.type(), batch.rows(), decoder.vocab(adapters));
         decoder.logits(s, batch, adapters, null, logits);
         return taken(logits);
     }
@@ -51,7 +51,7 @@ final class Runs {
     List<Tensor> hidden(TokenBatch batch, Adapters adapters) {
         Stream s = on.stream();
         List<Tensor> states = new ArrayList<>();
-        Tensor logits = s.take(decoder.type(), batch.rows(), decoder.config().vocab());
+        Tensor logits = s.take(decoder.type(), batch.rows(), decoder.vocab(adapters));
         decoder.logits(s, batch, adapters, (index, h) -> states.add(on.download(h)), logits);
         s.release(logits);
         return states;
@@ -62,7 +62,7 @@ final class Runs {
         Stream s = on.stream();
         try (KvCache cache = new KvCache(on.backend(), decoder.config(), decoder.type(), batch.sequences(),
                 batch.maxLength())) {
-            Tensor logits = s.take(decoder.type(), batch.sequences(), decoder.config().vocab());
+            Tensor logits = s.take(decoder.type(), batch.sequences(), decoder.vocab(adapters));
             decoder.next(s, batch, adapters, cache, logits);
             return taken(logits);
         }
@@ -85,7 +85,7 @@ final class Runs {
         String limit = "exact to a margin of " + margin;
         try (KvCache cache = new KvCache(on.backend(), decoder.config(), decoder.type(), 1,
                 prompt.length + recorded.length)) {
-            Tensor logits = s.take(decoder.type(), 1, decoder.config().vocab());
+            Tensor logits = s.take(decoder.type(), 1, decoder.vocab(adapters));
             try {
                 TokenBatch next = TokenBatch.of(prompt);
                 for (int i = 0; i < recorded.length; i++) {

@@ -23,7 +23,7 @@ public final class Samples {
             int newTokens) throws IOException {
         List<RunRecord.Sample> samples = new ArrayList<>();
         GenerateOptions options = GenerateOptions.greedy(newTokens);
-        Tokenizer tokenizer = lm.tokenizer();
+        Tokenizer tokenizer = lm.tokenizer(adapter);
         for (TokenizedRow row : rows) {
             if (samples.size() == count) {
                 break;
@@ -39,7 +39,10 @@ public final class Samples {
             int[] prompt = Arrays.copyOf(row.ids(), from);
             samples.add(new RunRecord.Sample(tokenizer.decode(prompt, false),
                     tokenizer.decode(Arrays.copyOfRange(row.ids(), from, to), true),
-                    continued(lm, CausalLm.BASE, prompt, options), continued(lm, adapter, prompt, options)));
+                    Arrays.stream(prompt).allMatch(id -> id < lm.decoder().config().vocab())
+                            ? continued(lm, CausalLm.BASE, prompt, options)
+                            : "(the prompt has tokens that the base model lacks)",
+                    continued(lm, adapter, prompt, options)));
         }
         return samples;
     }
