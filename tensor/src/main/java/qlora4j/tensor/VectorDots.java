@@ -40,12 +40,13 @@ final class VectorDots {
     }
 
     /**
-     * {@code sums[to + r] = Σ w[r][p]·x[from + p]} for {@link #ROWS} rows of float32.
+     * {@code sums[to + r·step] = Σ w[r][p]·x[from + p]} for {@link #ROWS} rows of float32.
      *
      * @param offset of the first row's first byte
      * @param distance from a row to the next, in bytes
      */
-    static void f32(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] sums, int to) {
+    static void f32(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] sums, int to,
+            int step) {
         FloatVector a0 = FloatVector.zero(Lanes.F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
         int p = 0;
         for (; p <= n - STEP; p += STEP) {
@@ -63,13 +64,14 @@ final class VectorDots {
             b3 = floats(w, at + 3 * distance).fma(v, b3);
         }
         sums[to] = tail(w, offset, x, from, p, n, Lanes.sum(a0.add(b0)));
-        sums[to + 1] = tail(w, offset + distance, x, from, p, n, Lanes.sum(a1.add(b1)));
-        sums[to + 2] = tail(w, offset + 2 * distance, x, from, p, n, Lanes.sum(a2.add(b2)));
-        sums[to + 3] = tail(w, offset + 3 * distance, x, from, p, n, Lanes.sum(a3.add(b3)));
+        sums[to + step] = tail(w, offset + distance, x, from, p, n, Lanes.sum(a1.add(b1)));
+        sums[to + 2 * step] = tail(w, offset + 2 * distance, x, from, p, n, Lanes.sum(a2.add(b2)));
+        sums[to + 3 * step] = tail(w, offset + 3 * distance, x, from, p, n, Lanes.sum(a3.add(b3)));
     }
 
     /** The same for rows of bfloat16, with x as {@link #order} leaves it. */
-    static void bf16(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] sums, int to) {
+    static void bf16(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] sums, int to,
+            int step) {
         FloatVector a0 = FloatVector.zero(Lanes.F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
         int p = 0;
         for (; p <= n - STEP; p += STEP) {
@@ -90,9 +92,9 @@ final class VectorDots {
             b3 = odd(word).fma(odd, b3);
         }
         sums[to] = tailBf16(w, offset, x, from, p, n, Lanes.sum(a0.add(b0)));
-        sums[to + 1] = tailBf16(w, offset + distance, x, from, p, n, Lanes.sum(a1.add(b1)));
-        sums[to + 2] = tailBf16(w, offset + 2 * distance, x, from, p, n, Lanes.sum(a2.add(b2)));
-        sums[to + 3] = tailBf16(w, offset + 3 * distance, x, from, p, n, Lanes.sum(a3.add(b3)));
+        sums[to + step] = tailBf16(w, offset + distance, x, from, p, n, Lanes.sum(a1.add(b1)));
+        sums[to + 2 * step] = tailBf16(w, offset + 2 * distance, x, from, p, n, Lanes.sum(a2.add(b2)));
+        sums[to + 3 * step] = tailBf16(w, offset + 3 * distance, x, from, p, n, Lanes.sum(a3.add(b3)));
     }
 
     private static float tail(MemorySegment w, long offset, float[] x, int from, int p, int n, float sum) {

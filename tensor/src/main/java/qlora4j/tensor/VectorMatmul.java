@@ -153,21 +153,31 @@ public final class VectorMatmul implements MatmulKernels {
         });
     }
 
-    /** Rows of W from {@code first} on, where they lie; the last ones, if fewer, with some before them. */
+    /**
+     * Rows of W from {@code first} on, where they lie, one of each quarter of them at a time: each quarter is read on and
+     * on, which the processor fetches ahead. The last ones, if fewer, with some before them.
+     */
     private static void direct(Tensor w, int first, int count, float[] xs, int from, int m, float[] sums) {
+        int quarter = count / VectorDots.ROWS;
+        for (int r = 0; r < quarter; r++) {
+            direct(w, first, r, quarter, xs, from, m, sums);
+        }
+        if (count % VectorDots.ROWS != 0) {
+            direct(w, first, count - VectorDots.ROWS, 1, xs, from, m, sums);
+        }
+    }
+
+    /** {@link VectorDots#ROWS} rows of W from {@code first + r} on, {@code apart} rows from one to the next. */
+    private static void direct(Tensor w, int first, int r, int apart, float[] xs, int from, int m, float[] sums) {
         int k = w.cols();
         long row = (long) w.dtype().bytes() * k;
-        boolean bf16 = w.dtype() == DType.BF16;
         MemorySegment data = w.data();
-        for (int j = 0; j < count; j += VectorDots.ROWS) {
-            int r = Math.min(j, count - VectorDots.ROWS);
-            for (int i = 0; i < m; i++) {
-                int to = i * SUMS + VectorDots.ROWS + r;
-                if (bf16) {
-                    VectorDots.bf16(data, (first + r) * row, row, xs, from + i * k, k, sums, to);
-                } else {
-                    VectorDots.f32(data, (first + r) * row, row, xs, from + i * k, k, sums, to);
-                }
+        for (int i = 0; i < m; i++) {
+            int to = i * SUMS + VectorDots.ROWS + r;
+            if (w.dtype() == DType.BF16) {
+                VectorDots.bf16(data, (first + r) * row, apart * row, xs, from + i * k, k, sums, to, apart);
+            } else {
+                VectorDots.f32(data, (first + r) * row, apart * row, xs, from + i * k, k, sums, to, apart);
             }
         }
     }
