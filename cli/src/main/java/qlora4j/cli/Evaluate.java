@@ -42,6 +42,7 @@ final class Evaluate implements Callable<Integer> {
     private static final ObjectMapper JSON = new ObjectMapper().enable(SerializationFeature.INDENT_OUTPUT);
     private static final String FOUR_BITS = "base, 4-bit";
     private static final String SHOWN = " (default: ${DEFAULT-VALUE}).";
+    private static final int USUAL_LENGTH = 1024;
     /** Longer than any context: rows are not cut but scored in windows. */
     private static final int UNCUT = Integer.MAX_VALUE / 2;
 
@@ -62,8 +63,11 @@ final class Evaluate implements Callable<Integer> {
             description = "Instead of --data: a text, all of whose tokens count.")
     private Path text;
 
-    @Option(names = "--max-seq-length", paramLabel = "TOKENS", defaultValue = "1024",
-            description = "The most tokens of a window" + SHOWN)
+    @Option(names = "--max-seq-length", paramLabel = "TOKENS",
+            description = "The most tokens of a window (default: " + USUAL_LENGTH
+                    + ", or what the model was made for if that is less).")
+    private Integer asked;
+
     private int length;
 
     @Option(names = "--stride", paramLabel = "TOKENS", defaultValue = "512",
@@ -158,6 +162,7 @@ final class Evaluate implements Callable<Integer> {
 
     private Material material(ModelDirectory files) throws IOException {
         int positions = files.config().maxPositions();
+        length = asked == null ? Math.min(USUAL_LENGTH, positions) : asked;
         if (length > positions) {
             throw new IllegalArgumentException("--max-seq-length " + length + ": the model was made for at most "
                     + positions);

@@ -54,6 +54,11 @@ class EvaluateTest {
         String line = dense.out().lines().filter(l -> l.startsWith("base, 4-bit")).findFirst().orElseThrow();
         assertThat(four.out()).as("the same weights, the same number").contains(line);
 
+        int positions = new ObjectMapper().readTree(Path.of(model, "config.json").toFile())
+                .path("max_position_embeddings").asInt();
+        assertThat(positions).isLessThan(1024);
+        assertThat(run("evaluate", "--model", model, "--text", text, "--no-dense").out())
+                .contains("windows of up to " + positions + ", ");
         assertThat(run("evaluate", "--model", model).err()).contains("give --data FILE or --text FILE");
         assertThat(run("evaluate", "--model", model, "--text", text, "--max-seq-length", "100000").err())
                 .contains("--max-seq-length 100000: the model was made for");
