@@ -8,6 +8,7 @@ import java.util.List;
 import picocli.CommandLine.Mixin;
 import picocli.CommandLine.Option;
 import qlora4j.model.CausalLm;
+import qlora4j.model.ModelDirectory;
 
 /** Adapters by name, and which of them is used. */
 final class AdapterOptions {
@@ -39,9 +40,9 @@ final class AdapterOptions {
         return use == null ? names.getLast() : use;
     }
 
-    /** Where an adapter lies. */
-    Path directory(String name, PrintWriter err) throws IOException {
-        return HubModels.directory(adapters.named().get(name), err);
+    /** See {@link NamedAdapters#tokensOf}. */
+    ModelDirectory tokensOf(String name, Path base, PrintWriter err) throws IOException {
+        return adapters.tokensOf(name, base, err);
     }
 
     /** Loads all adapters. */

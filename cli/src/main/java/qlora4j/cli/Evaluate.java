@@ -140,7 +140,7 @@ final class Evaluate implements Callable<Integer> {
             adapters.load(lm, spec.commandLine().getErr());
             score(lm, CausalLm.BASE, FOUR_BITS, material);
             for (String name : named.keySet()) {
-                score(lm, name, name, own(lm, name, directory, named.get(name), material));
+                score(lm, name, name, own(lm, name, directory, material));
             }
         }
         if (json != null) {
@@ -150,12 +150,11 @@ final class Evaluate implements Callable<Integer> {
     }
 
     /** What an adapter is scored on: the same in the tokens of its own tokenizer, where it has one. */
-    private Material own(CausalLm lm, String name, Path base, Path adapter, Material material) throws IOException {
+    private Material own(CausalLm lm, String name, Path base, Material material) throws IOException {
         if (lm.tokenizer(name) == lm.tokenizer()) {
             return material;
         }
-        try (ModelDirectory files = ModelDirectory.open(base)) {
-            files.useTokenizer(HubModels.directory(adapter, spec.commandLine().getErr()));
+        try (ModelDirectory files = adapters.tokensOf(name, base, spec.commandLine().getErr())) {
             return material(files);
         }
     }

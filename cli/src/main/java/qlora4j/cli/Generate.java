@@ -120,8 +120,7 @@ final class Generate implements Callable<Integer> {
 
     /** The prompt in the tokens of an adapter that has its own. */
     private int[] ids(ModelDirectory base, String adapter, String text) throws IOException {
-        try (ModelDirectory files = ModelDirectory.open(base.path())) {
-            files.useTokenizer(adapters.directory(adapter, spec.commandLine().getErr()));
+        try (ModelDirectory files = adapters.tokensOf(adapter, base.path(), spec.commandLine().getErr())) {
             return ids(files, text);
         }
     }

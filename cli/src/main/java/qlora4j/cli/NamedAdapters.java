@@ -8,6 +8,7 @@ import java.util.List;
 import java.util.Map;
 import picocli.CommandLine.Option;
 import qlora4j.model.CausalLm;
+import qlora4j.model.ModelDirectory;
 
 /** Adapters as {@code --adapter NAME=DIR} names them. */
 final class NamedAdapters {
@@ -35,6 +36,18 @@ final class NamedAdapters {
     void load(CausalLm lm, PrintWriter err) throws IOException {
         for (Map.Entry<String, Path> e : named().entrySet()) {
             lm.load(e.getKey(), HubModels.directory(e.getValue(), err));
+        }
+    }
+
+    /** The base model's directory with the tokenizer of an adapter that has its own; the caller closes it. */
+    ModelDirectory tokensOf(String name, Path base, PrintWriter err) throws IOException {
+        ModelDirectory files = ModelDirectory.open(base);
+        try {
+            files.useTokenizer(HubModels.directory(named().get(name), err));
+            return files;
+        } catch (IOException | RuntimeException e) {
+            files.close();
+            throw e;
         }
     }
 }
