@@ -37,13 +37,13 @@ class DecoderStepGpuTest {
      * Float32 against sums in double: some thirty products and sums in a row, each off by √n·ε/2 of its magnitude at
      * n of 64 to 176, are 1e-5 together; the same limit as against the golden data.
      */
-    private static final double F32_LIMIT = 5e-5;
+    static final double F32_LIMIT = 5e-5;
     /**
      * Bfloat16 against bfloat16 in double sums: where a value falls on the neighbour, it is off by 2⁻⁸, and so are some of
      * the dozen roundings of each of three layers; the loss is a mean over a hundred rows.
      */
-    private static final double BF16_LOSS = 0.005;
-    private static final double BF16_GRADIENT = 0.05;
+    static final double BF16_LOSS = 0.005;
+    static final double BF16_GRADIENT = 0.05;
     private static final Backend SCALAR = Backends.open(Backend.SCALAR);
     private static final Backend CUDA = Gpu.open();
 

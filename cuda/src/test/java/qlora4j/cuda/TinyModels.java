@@ -15,6 +15,7 @@ import qlora4j.lora.Dropout;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.lora.LoraConfig;
+import qlora4j.lora.TrainableTokens;
 import qlora4j.model.Adapter;
 import qlora4j.model.Decoder;
 import qlora4j.model.Decoder.LossOptions;
@@ -95,8 +96,13 @@ final class TinyModels {
 
     /** A trainable adapter whose B is not zero, so that all of its gradients are not. */
     static Adapter adapter(Decoder decoder, int slot, int rank, long seed) {
+        return adapter(decoder, slot, rank, seed, TrainableTokens.NONE);
+    }
+
+    /** The same, with rows of the embedding and of the head of its own. */
+    static Adapter adapter(Decoder decoder, int slot, int rank, long seed, TrainableTokens tokens) {
         Adapter adapter = Adapter.create(decoder, slot,
-                new LoraConfig(rank, 2 * rank, 0, List.of(LoraConfig.ALL_LINEAR), null, seed));
+                new LoraConfig(rank, 2 * rank, 0, List.of(LoraConfig.ALL_LINEAR), null, seed).withTokens(tokens));
         Random random = new Random(seed);
         for (ParameterStore.Parameter p : adapter.parameters().all()) {
             if (p.name().contains("lora_B")) {
