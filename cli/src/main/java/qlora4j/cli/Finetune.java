@@ -120,6 +120,9 @@ final class Finetune implements Callable<Integer> {
                         Optional<Path> from = trainer.resume();
                         out.println(from.map(p -> "resuming from " + p)
                                 .orElse("no checkpoint in " + output + ": starting anew"));
+                        if (from.isPresent()) {
+                            report.resumed(from.get());
+                        }
                     }
                     try (ReportOptions.Events events = reports.events(output);
                             Progress progress = Progress.of(out, trainer.trainer().step(),

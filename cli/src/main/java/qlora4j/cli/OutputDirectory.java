@@ -6,6 +6,7 @@ import java.nio.file.Path;
 import java.util.Comparator;
 import java.util.List;
 import java.util.stream.Stream;
+import qlora4j.train.report.EventFile;
 
 /** A training run's {@code --output}: nothing in it is lost unless that was asked for. */
 record OutputDirectory(Path path) {
@@ -33,6 +34,31 @@ record OutputDirectory(Path path) {
     void clear() throws IOException {
         for (Path file : written()) {
             delete(file);
+        }
+        if (Files.isDirectory(runs())) {
+            clearEvents();
+        }
+    }
+
+    /** Where a run's event files go, each run in a directory of its own, unless another place is asked for. */
+    Path runs() {
+        return path.resolve("runs");
+    }
+
+    /** Deletes event files and the directories that are empty then: others may have put theirs beside them. */
+    private void clearEvents() throws IOException {
+        try (Stream<Path> files = Files.walk(runs())) {
+            for (Path file : files.sorted(Comparator.reverseOrder()).toList()) {
+                if (EventFile.isName(file.getFileName().toString()) || Files.isDirectory(file) && isEmpty(file)) {
+                    Files.delete(file);
+                }
+            }
+        }
+    }
+
+    private static boolean isEmpty(Path directory) throws IOException {
+        try (Stream<Path> files = Files.list(directory)) {
+            return files.findAny().isEmpty();
         }
     }
 

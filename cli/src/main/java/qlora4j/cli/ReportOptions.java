@@ -69,7 +69,7 @@ final class ReportOptions {
             };
         }
         Path directory = loggingDir != null ? loggingDir
-                : output.resolve("runs").resolve(LocalDateTime.now()
+                : new OutputDirectory(output).runs().resolve(LocalDateTime.now()
                         .format(DateTimeFormatter.ofPattern("yyyy-MM-dd_HH-mm-ss", Locale.ROOT)));
         EventFile file = new EventFile(directory, now(), "qlora." + ProcessHandle.current().pid());
         return new Events() {

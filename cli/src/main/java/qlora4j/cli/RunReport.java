@@ -65,6 +65,12 @@ final class RunReport {
         record.write(output);
     }
 
+    /** Notes that this is the second part of a run, or a later one. */
+    void resumed(Path checkpoint) throws IOException {
+        record = record.withFact("resumed from", checkpoint.getFileName() + "; the time is of the part since then");
+        record.write(output);
+    }
+
     /** Notes what was held, while it still is. */
     void ended(Backend backend) throws IOException {
         record = record.ended((System.nanoTime() - start) / 1e9, byUse(MemoryPlan.held(backend.ledger())),

@@ -8,6 +8,8 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -68,6 +70,7 @@ class AddedTokensTest {
         Ran resumed = run(part);
         assertThat(resumed.code()).as(resumed.err()).isZero();
         assertThat(resumed.out()).contains("resuming from " + folder.resolve("b/checkpoint-2"));
+        assertThat(folder.resolve("b/run.json")).content().contains("resumed from", "checkpoint-2; the time");
         assertThat(folder.resolve("b").resolve(ADAPTER)).hasSameBinaryContentAs(adapter.resolve(ADAPTER));
         part.set(part.indexOf("<|tool|>,<|end_tool|>"), "<|tool|>,<|end_tool|>,<|third|>");
         Ran other = run(part);
@@ -81,6 +84,19 @@ class AddedTokensTest {
         Ran said = run(with);
         assertThat(said.code()).as(said.err()).isZero();
 
+        Ran scored = run("evaluate", "--model", model.toString(), "--data", data.toString(), "--adapter",
+                "a=" + adapter, "--no-dense", "--max-seq-length", "64");
+        assertThat(scored.code()).as(scored.err()).isZero();
+        assertThat(count(scored.out(), "^a ")).as("fewer tokens than in the base's tokenizer, which spells the tags")
+                .isPositive().isLessThan(count(scored.out(), "^base, 4-bit"));
+        Ran chat = Ran.piped("<|tool|> one\n/reset\n/adapter base\n<|tool|> one\n", "chat", "--model", model.toString(),
+                "--adapter", "a=" + adapter, "--use", "a", "--max-new-tokens", "3", "--temperature", "0", "--verbose");
+        assertThat(chat.code()).as(chat.err()).isZero();
+        List<Integer> prompts = Pattern.compile("(\\d+) prompt tokens").matcher(chat.err()).results()
+                .map(m -> Integer.valueOf(m.group(1))).toList();
+        assertThat(prompts).hasSize(2);
+        assertThat(prompts.get(0)).as("in the adapter's own tokens").isLessThan(prompts.get(1));
+
         Ran merged = run("merge", "--model", model.toString(), "--adapter", adapter.toString(), "--output",
                 folder.resolve("merged").toString(), "--into", "dequantized", "--dtype", "float32");
         assertThat(merged.code()).as(merged.err()).isZero();
@@ -89,6 +105,13 @@ class AddedTokensTest {
         assertThat(folder.resolve("merged/tokenizer.json")).hasSameBinaryContentAs(adapter.resolve("tokenizer.json"));
         assertThat(model.resolve("tokenizer.json")).as("the model's own stays")
                 .content().doesNotContain("<|tool|>");
+    }
+
+    /** The tokens that a line of the table counts. */
+    private static int count(String table, String name) {
+        Matcher line = Pattern.compile(name + "\\s*([\\d,]+)", Pattern.MULTILINE).matcher(table);
+        assertThat(line.find()).as(table).isTrue();
+        return Integer.parseInt(line.group(1).replace(",", ""));
     }
 
     @Test

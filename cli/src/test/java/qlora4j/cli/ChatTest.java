@@ -3,14 +3,10 @@ package qlora4j.cli;
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException;
 
-import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.IOException;
-import java.io.InputStream;
 import java.io.PipedInputStream;
 import java.io.PipedOutputStream;
-import java.io.PrintWriter;
-import java.io.StringWriter;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Path;
 import java.util.List;
@@ -23,7 +19,6 @@ import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 import org.junit.jupiter.api.io.TempDir;
-import picocli.CommandLine;
 import qlora4j.model.CausalLm;
 import qlora4j.model.CausalLm.GenerateOptions;
 import qlora4j.model.ChatSession;
@@ -99,35 +94,27 @@ class ChatTest {
     }
 
     @Test
-    void takesTheLinesOfAPipe() throws IOException {
-        InputStream before = System.in;
-        StringWriter out = new StringWriter();
-        StringWriter err = new StringWriter();
-        try {
-            System.setIn(new ByteArrayInputStream("""
-                    Hello
+    void takesTheLinesOfAPipe() {
+        Ran ran = Ran.piped("""
+                Hello
 
-                    two \\
-                    lines
-                    /adapter
-                    /adapter none
-                    /system Be brief.
-                    /what
-                    //slash
-                    /reset
-                    /help
-                    /quit
-                    never said
-                    """.getBytes(StandardCharsets.UTF_8)));
-            CommandLine line = Main.commandLine().setOut(new PrintWriter(out, true)).setErr(new PrintWriter(err, true));
-            assertThat(Main.execute(line, "chat", "--model", model.toString(), "--max-new-tokens", "3", "--temperature",
-                    "0", "--verbose", "--threads", "2")).as(err.toString()).isZero();
-        } finally {
-            System.setIn(before);
-        }
-        assertThat(out.toString()).doesNotContain("> ");
-        assertThat(err.toString().lines().filter(l -> l.contains(" prompt tokens, "))).as("answers").hasSize(3);
-        assertThat(err.toString()).containsSubsequence("adapter: base; there are [base]",
+                two \\
+                lines
+                /adapter
+                /adapter none
+                /system Be brief.
+                /what
+                //slash
+                /reset
+                /help
+                /quit
+                never said
+                """, "chat", "--model", model.toString(), "--max-new-tokens", "3", "--temperature", "0", "--verbose",
+                "--threads", "2");
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).doesNotContain("> ");
+        assertThat(ran.err().lines().filter(l -> l.contains(" prompt tokens, "))).as("answers").hasSize(3);
+        assertThat(ran.err()).containsSubsequence("adapter: base; there are [base]",
                 "no adapter is called none", "system: Be brief.", "there is no command /what", "a new conversation",
                 "/quit");
     }

@@ -7,6 +7,8 @@ import java.io.PrintWriter;
 import java.io.StringWriter;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
 import java.util.stream.Stream;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
@@ -33,24 +35,39 @@ class ReportCommandsTest {
         }
         Path data = Files.writeString(folder.resolve("rows.jsonl"), rows);
         Path output = folder.resolve("out");
-        int code = run("finetune", "--model", model.toString(), "--data", data.toString(), "--output",
-                output.toString(), "--lora-r", "4", "--per-device-train-batch-size", "2", "--logging-steps", "1",
-                "--max-steps", "3", "--eval-split", "0.25", "--report-samples", "2", "--report-to", "tensorboard",
-                "--threads", "2");
-        assertThat(code).as(err.toString()).isZero();
+        List<String> finetune = new ArrayList<>(List.of("finetune", "--model", model.toString(), "--data",
+                data.toString(), "--output", output.toString(), "--lora-r", "4", "--per-device-train-batch-size", "2",
+                "--logging-steps", "1", "--max-steps", "3", "--eval-split", "0.25", "--report-samples", "2",
+                "--report-to", "tensorboard", "--threads", "2"));
+        assertThat(run(finetune.toArray(String[]::new))).as(err.toString()).isZero();
         assertThat(out.toString()).contains("report: " + output.resolve("report.html"));
         String page = Files.readString(output.resolve("report.html"));
         assertThat(page).contains("&lt;/script&gt;&lt;script&gt;alert(", "Held-out prompts", "before: the base model",
                 "aria-label=\"Loss\"", "<th scope=\"row\">--lora-r</th><td>4</td>", "backend", "together")
                 .doesNotContain("<script>alert");
         assertThat(page.split("class=\"sample\"", -1)).hasSize(3);
-        try (Stream<Path> runs = Files.walk(output.resolve("runs"))) {
-            assertThat(runs.filter(f -> f.getFileName().toString().startsWith("events.out.tfevents."))).hasSize(1);
-        }
+        Path events = events(output).getFirst();
 
         Files.delete(output.resolve("report.html"));
         assertThat(run("report", output.toString())).as(err.toString()).isZero();
         assertThat(output.resolve("report.html")).content().isEqualTo(page);
+
+        Path other = Files.writeString(output.resolve("runs/notes.txt"), "mine");
+        finetune.add("--overwrite-output-dir");
+        finetune.set(finetune.indexOf("tensorboard"), "none");
+        assertThat(run(finetune.toArray(String[]::new))).as(err.toString()).isZero();
+        assertThat(events.getParent()).as("the earlier run's").doesNotExist();
+        assertThat(other).exists();
+    }
+
+    /** The event files of a run. */
+    private static List<Path> events(Path output) throws IOException {
+        try (Stream<Path> runs = Files.walk(output.resolve("runs"))) {
+            List<Path> files = runs.filter(f -> f.getFileName().toString().startsWith("events.out.tfevents."))
+                    .toList();
+            assertThat(files).hasSize(1);
+            return files;
+        }
     }
 
     @Test

@@ -18,6 +18,9 @@ import qlora4j.tensor.Tensor;
  * A Llama-family decoder, described by its configuration: embedding, layers, final norm, head. It holds no activations
  * and touches no element; everything happens in operations on a stream, so the same code runs on every backend, in
  * every compute type, and on the plan device.
+ *
+ * <p>Not for several threads at once: the rotary table grows, and adapters with rows of tokens of their own take turns in
+ * one table. Calls on several streams must follow each other.
  */
 public final class Decoder {
     private final DecoderConfig config;

@@ -14,9 +14,12 @@ import java.util.function.Consumer;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import qlora4j.blockwise.QuantConfig;
 import qlora4j.blockwise.QuantType;
 import qlora4j.safetensors.SafetensorsModel;
 import qlora4j.safetensors.SafetensorsWriter;
+import qlora4j.tensor.Backend;
+import qlora4j.tensor.Backends;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Tensor;
 
@@ -106,8 +109,17 @@ class ModelDirectoryTest {
 
     @Test
     void aFourBitCheckpointOpens() throws IOException {
-        copy("llama/bnb4bit/config.json");
-        copy("llama/bnb4bit/model.safetensors");
+        config(c -> c.put("vocab_size", 320).put("num_hidden_layers", 3));
+        weights(t -> {
+        });
+        Path dense = Files.createDirectory(directory.resolve("dense"));
+        for (String file : new String[]{"config.json", "model.safetensors", "tokenizer.json"}) {
+            Files.move(directory.resolve(file), dense.resolve(file));
+        }
+        try (ModelDirectory source = ModelDirectory.open(dense); Backend scalar = Backends.open("scalar", null, 1)) {
+            CheckpointQuantizer.quantize(source, directory, QuantConfig.QLORA, null, scalar, _ -> {
+            });
+        }
         try (ModelDirectory model = ModelDirectory.open(directory)) {
             assertThat(model.config().quantization().quantType()).isEqualTo(QuantType.NF4);
             assertThat(ModelTensors.isPacked(model.weights(), "model.layers.0.mlp.up_proj.weight")).isTrue();

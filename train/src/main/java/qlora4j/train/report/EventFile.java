@@ -18,6 +18,7 @@ import java.util.zip.CRC32C;
  * and {@code record_writer.cc}.
  */
 public final class EventFile implements AutoCloseable {
+    private static final String PREFIX = "events.out.tfevents.";
     private static final int MASK = 0xa282ead8;
     private static final int VARINT = 0;
     private static final int FIXED64 = 1;
@@ -33,8 +34,13 @@ public final class EventFile implements AutoCloseable {
     public EventFile(Path directory, double seconds, String name) throws IOException {
         Files.createDirectories(directory);
         out = Files.newOutputStream(
-                directory.resolve("events.out.tfevents." + String.format("%010d", (long) seconds) + "." + name));
+                directory.resolve(PREFIX + String.format("%010d", (long) seconds) + "." + name));
         record(event(seconds, 0, 3, "brain.Event:2".getBytes(StandardCharsets.UTF_8)));
+    }
+
+    /** Whether event files are called so. */
+    public static boolean isName(String file) {
+        return file.startsWith(PREFIX);
     }
 
     /** Appends the values of a step, by tag, and hands them to the system, so that a reader sees them at once. */

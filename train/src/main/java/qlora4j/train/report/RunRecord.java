@@ -67,6 +67,14 @@ public record RunRecord(String title, String started, Double seconds, Map<String
                 List.of());
     }
 
+    /** The same with a line more. */
+    public RunRecord withFact(String name, String value) {
+        Map<String, String> more = new LinkedHashMap<>(facts);
+        more.put(name, value);
+        return new RunRecord(title, started, seconds, more, configuration, environment, predicted, measured, peak,
+                samplesOf, samples);
+    }
+
     /** The same at the run's end. */
     public RunRecord ended(double duration, Map<String, Long> held, long most) {
         return new RunRecord(title, started, duration, facts, configuration, environment, predicted, held, most,
