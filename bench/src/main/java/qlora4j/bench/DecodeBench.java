@@ -61,7 +61,8 @@ final class DecodeBench {
             // All tokens count, slow ones too: the mean, not the median.
             double mean = seconds.stream().mapToDouble(Double::doubleValue).average().orElseThrow();
             long linear = decoder.linears().values().stream().mapToLong(l -> l.weight().bytes()).sum();
-            double bytes = Work.decodeBytes(c, linear, decoder.type().bytes(), config.prompt() + seconds.size() / 2.0);
+            double bytes = Work.decodeBytes(c, linear, decoder.headBytes(), decoder.type().bytes(),
+                    config.prompt() + seconds.size() / 2.0);
             Timing whole = new Timing(mean, t.best(), t.samples());
             report.accept(Figure.rate(id, what + ", " + (seconds.size() + 1) + " new", threads, whole, 1, "tok/s",
                     bytes, Bound.READ, ceilings.read()).with("median_ms", 1e3 * t.median()));

@@ -82,11 +82,11 @@ public final class Work {
      * Bytes that one token of decoding must read: all weights once, and keys and values of the tokens so far.
      *
      * @param linearBytes bytes of the linear layers as they are held
+     * @param headBytes bytes of the head as it is read for one row
      * @param type bytes of an element of the compute type
      * @param cached tokens in the cache
      */
-    public static double decodeBytes(DecoderConfig c, long linearBytes, int type, double cached) {
-        double head = (double) c.vocab() * c.hidden() * type;
-        return linearBytes + head + 2.0 * c.kvHeads() * c.headDim() * type * keys(c, cached);
+    public static double decodeBytes(DecoderConfig c, long linearBytes, long headBytes, int type, double cached) {
+        return linearBytes + headBytes + 2.0 * c.kvHeads() * c.headDim() * type * keys(c, cached);
     }
 }

@@ -66,7 +66,7 @@ class WorkTest {
     @Test
     void decodingReadsWeightsHeadAndCache() {
         DecoderConfig c = Shapes.named("tiny");
-        assertThat(Work.decodeBytes(c, 1000, 4, 10)).isEqualTo(1000 + 256 * 64 * 4 + 2 * 2 * 32 * 4 * 10);
+        assertThat(Work.decodeBytes(c, 1000, 500, 4, 10)).isEqualTo(1000 + 500 + 2 * 2 * 32 * 4 * 10);
     }
 
     @Test

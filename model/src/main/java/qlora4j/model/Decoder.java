@@ -34,6 +34,7 @@ public final class Decoder {
     private final Map<String, Linear> linears = new LinkedHashMap<>();
     private final List<TokenTable> tables;
     private final RopeTable rope;
+    private final ExactHead exactHead = new ExactHead();
 
     /**
      * Builds the decoder over its weights.
@@ -232,8 +233,20 @@ public final class Decoder {
         s.release(h);
         Tensor n = normed(s, ends, adapters);
         s.release(ends);
-        Matmul.nt(s, n, head.weight(adapters), 1, logits, false);
+        exactHead.logits(s, n, head.weight(adapters), logits);
         s.release(n);
+    }
+
+    /** Bytes of the head that a row of logits reads, under no adapter. */
+    public long headBytes() {
+        return exactHead.bytes(head.base());
+    }
+
+    /** Holds the head in fewer bytes where that loses nothing and nobody trains it; looked for once. */
+    void prepareToGenerate() {
+        if (head.grad(Adapters.NONE) == null && tables.stream().noneMatch(TokenTable::hasRows)) {
+            exactHead.look(backend, head.base());
+        }
     }
 
     /**

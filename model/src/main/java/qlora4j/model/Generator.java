@@ -51,6 +51,7 @@ public final class Generator implements AutoCloseable {
         length = buffers.tensor(logitBytes, DType.I32, 1);
         chosen = buffers.tensor(logitBytes + 64, DType.I32, 1);
         history = buffers.tensor(logitBytes + 128, DType.I32, 1, capacity);
+        decoder.prepareToGenerate();
         step = new DecodeStep(decoder, stream, cache);
     }
 

@@ -1,6 +1,10 @@
 package qlora4j.model;
 
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
+import java.nio.ByteOrder;
 import java.util.Arrays;
+import qlora4j.tensor.DType;
 import qlora4j.tensor.Philox;
 import qlora4j.tensor.Tensor;
 
@@ -13,7 +17,11 @@ final class TokenSampler {
     /** Tells these draws from the other uses of a seed. */
     static final int PHILOX_PURPOSE = 0x53414d50;
 
+    private static final ValueLayout.OfFloat FLOAT = ValueLayout.JAVA_FLOAT_UNALIGNED
+            .withOrder(ByteOrder.LITTLE_ENDIAN);
+
     private final int[] words = new int[4];
+    private float[] raw = new float[0];
     private double[] scores = new double[0];
     private double[] sorted = new double[0];
 
@@ -25,11 +33,36 @@ final class TokenSampler {
             sorted = new double[n];
         }
         for (int row = 0; row < logits.rows(); row++) {
+            if (!config.doSample() && config.repetitionPenalty() == 1 && logits.dtype() == DType.F32) {
+                tokens.set(row, largest(logits, row, n));
+                continue;
+            }
             int length = ScalarDecoder.integer(lengths, row);
             read(logits, row, n);
             penalize(config.repetitionPenalty(), history, row, length, n);
             tokens.set(row, config.doSample() ? draw(config, row, length, n) : largest(n));
         }
+    }
+
+    /** {@link #largest(int)} of a row that nothing changes. */
+    private int largest(Tensor logits, int row, int n) {
+        if (raw.length < n) {
+            raw = new float[n];
+        }
+        MemorySegment.copy(logits.data(), FLOAT, DType.F32.bytes((long) row * n), raw, 0, n);
+        int best = 0;
+        float most = Float.NEGATIVE_INFINITY;
+        for (int i = 0; i < n; i++) {
+            float x = raw[i];
+            if (!(x <= most)) {
+                if (Float.isNaN(x)) {
+                    throw DecoderFaults.notANumber(row, i);
+                }
+                best = i;
+                most = x;
+            }
+        }
+        return best;
     }
 
     private void read(Tensor logits, int row, int n) {

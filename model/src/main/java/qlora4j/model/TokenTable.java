@@ -52,6 +52,11 @@ final class TokenTable {
         return own.get(adapters.slot());
     }
 
+    /** Whether an adapter has rows of its own. */
+    boolean hasRows() {
+        return !own.isEmpty() || shown != null;
+    }
+
     /** The most rows that any adapter sees. */
     int most() {
         return table.rows();

@@ -12,8 +12,7 @@ import qlora4j.tensor.VectorTranspose;
  * Attention in tiles with the online softmax (Dao et al. 2022). A task is a block of queries of one sequence with all
  * query heads that share a kv head: its rows are (query, head of the group). Scores are kept transposed, a row per key,
  * so that the lanes run over the task's rows: maxima, sums and exponentials need no reduction across lanes, and K and V
- * are read as they lie. A single query (decoding) leaves most lanes empty and still is several times as fast as dot
- * products along the heads. Blocks depend on shapes alone, never on the number of threads.
+ * are read as they lie. Single queries (decoding) are {@link VectorAttentionOne}'s. Blocks depend on shapes alone, never on the number of threads.
  */
 final class VectorAttention {
     /** Rows of a task: about this many (query, head) pairs. */
@@ -27,11 +26,13 @@ final class VectorAttention {
     private final Team team;
     private final VectorScratch scratch;
     private final VectorTranspose[] transposes;
+    private final VectorAttentionOne one;
 
     VectorAttention(Team team) {
         this.team = team;
         this.scratch = new VectorScratch(team, SLOTS);
         this.transposes = transposes(team);
+        this.one = new VectorAttentionOne(team);
     }
 
     /** One for each thread. */
@@ -43,6 +44,10 @@ final class VectorAttention {
 
     void forward(AttentionShape a, Tensor q, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor out,
             Tensor lse) {
+        if (VectorAttentionOne.takes(a, q, k, cuQ)) {
+            one.forward(a, q, k, v, kvStart, kvLen, out, lse);
+            return;
+        }
         int queries = queriesPerBlock(a);
         int blocks = 0;
         for (int s = 0; s < kvStart.size(); s++) {

@@ -243,6 +243,37 @@ class VectorDecoderTest {
         }, 140 * heads / kvHeads + d, 8);
     }
 
+    /** One query of each sequence, over keys that fill some pieces of a cache, or half of one. */
+    @ParameterizedTest
+    @CsvSource({"1,1,16,0", "9,3,64,0", "6,2,48,0", "4,1,80,70", "3,3,128,9", "2,1,20,0", "5,1,32,1"})
+    void attentionOfOneQuery(int heads, int kvHeads, int d, int window) {
+        int[] lengths = {1, 5, 63, 64, 65, 200, 128};
+        int capacity = 210;
+        int n = lengths.length;
+        int[] starts = new int[n];
+        int[] cu = new int[n + 1];
+        for (int i = 0; i < n; i++) {
+            starts[i] = i * capacity;
+            cu[i + 1] = i + 1;
+        }
+        AttentionShape shape = new AttentionShape(heads, kvHeads, d, window, capacity);
+        Tensor k = poison(DType.F32, (long) n * capacity, (long) kvHeads * d);
+        Tensor v = poison(DType.F32, (long) n * capacity, (long) kvHeads * d);
+        for (int i = 0; i < n; i++) {
+            k.rows(starts[i], starts[i] + lengths[i])
+                    .copyFrom(random(10 + i, DType.F32, lengths[i], (long) kvHeads * d));
+            v.rows(starts[i], starts[i] + lengths[i])
+                    .copyFrom(random(20 + i, DType.F32, lengths[i], (long) kvHeads * d));
+        }
+        compare(s -> {
+            Tensor out = poison(DType.F32, n, (long) heads * d);
+            Tensor lse = poison(DType.F32, n, heads);
+            DecoderOps.attention(s, shape, random(1, DType.F32, n, (long) heads * d), k, v, Tensor.of(cu, n + 1),
+                    Tensor.of(starts, n), Tensor.of(lengths, n), out, lse);
+            return new Tensor[]{out, lse};
+        }, 200 + d, 8);
+    }
+
     /** Generated one, three and many tokens at a time through a cache, attention gives what it gives at once. */
     @ParameterizedTest
     @ValueSource(ints = {0, 9})

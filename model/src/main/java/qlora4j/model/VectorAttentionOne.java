@@ -1,0 +1,220 @@
+package qlora4j.model;
+
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
+import java.util.Arrays;
+import jdk.incubator.vector.FloatVector;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Floats;
+import qlora4j.tensor.Lanes;
+import qlora4j.tensor.Team;
+import qlora4j.tensor.Tensor;
+
+/**
+ * Attention of one query of each sequence, as in decoding: keys and values are read where they lie. A task is a piece of
+ * a sequence's keys for all query heads that share a kv head; what the pieces give is put together afterwards in their
+ * order, each scaled from its own maximum to that of all (Dao et al. 2023, "Flash-Decoding").
+ */
+final class VectorAttentionOne {
+    /** Keys of a task. Its keys and values stay in the first-level cache for all its query heads. */
+    static final int KEYS = 64;
+    private static final int L = Lanes.L;
+    /** Keys whose products are summed at once. */
+    private static final int SHARED = 4;
+
+    private static final int QUERIES = 0, LANES = 1, SCORES = 2, SLOTS = 3;
+
+    private final Team team;
+    private final VectorScratch scratch;
+    /** Of each piece and head: the sums of its values, the largest score, the sum of the exponentials. */
+    private float[] partial = new float[0];
+
+    VectorAttentionOne(Team team) {
+        this.team = team;
+        this.scratch = new VectorScratch(team, SLOTS);
+    }
+
+    /** Whether a call is one of these: float32, one query a sequence, heads of whole vectors. */
+    static boolean takes(AttentionShape a, Tensor q, Tensor k, Tensor cuQ) {
+        if (q.dtype() != DType.F32 || k.dtype() != DType.F32 || a.headDim() % L != 0) {
+            return false;
+        }
+        for (int s = 0; s < cuQ.size(); s++) {
+            if (ScalarDecoder.integer(cuQ, s) != s) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    private static int firstKey(AttentionShape a, Tensor kvLen, int s) {
+        return ScalarAttention.firstKey(a, ScalarDecoder.integer(kvLen, s) - 1);
+    }
+
+    private static int pieces(AttentionShape a, Tensor kvLen, int s) {
+        return Math.ceilDiv(ScalarDecoder.integer(kvLen, s) - firstKey(a, kvLen, s), KEYS);
+    }
+
+    synchronized void forward(AttentionShape a, Tensor q, Tensor k, Tensor v, Tensor kvStart, Tensor kvLen, Tensor out,
+            Tensor lse) {
+        int pieces = 0;
+        for (int s = 0; s < kvLen.size(); s++) {
+            pieces += pieces(a, kvLen, s);
+        }
+        int needed = Math.multiplyExact(pieces * a.heads(), a.headDim() + 2);
+        if (partial.length < needed) {
+            partial = new float[needed];
+        }
+        team.run(pieces * a.kvHeads(), (task, worker) -> {
+            int piece = task / a.kvHeads();
+            int kvHead = task % a.kvHeads();
+            int s = 0;
+            int of = piece;
+            while (of >= pieces(a, kvLen, s)) {
+                of -= pieces(a, kvLen, s++);
+            }
+            int from = firstKey(a, kvLen, s) + of * KEYS;
+            int count = Math.min(KEYS, ScalarDecoder.integer(kvLen, s) - from);
+            piece(a, s, kvHead, ScalarDecoder.integer(kvStart, s) + from, count, q, k, v,
+                    (piece * a.heads() + kvHead * group(a)) * (a.headDim() + 2), worker);
+        });
+        for (int s = 0, piece = 0; s < kvLen.size(); s++) {
+            int count = pieces(a, kvLen, s);
+            for (int h = 0; h < a.heads(); h++) {
+                combine(a, s, h, piece, count, out, lse);
+            }
+            piece += count;
+        }
+    }
+
+    private static int group(AttentionShape a) {
+        return a.heads() / a.kvHeads();
+    }
+
+    private void piece(AttentionShape a, int s, int kvHead, int row, int keys, Tensor q, Tensor k, Tensor v, int to,
+            int worker) {
+        int d = a.headDim();
+        int group = group(a);
+        int whole = VectorScratch.roundUp(keys, L);
+        float[] queries = scratch.get(worker, QUERIES, group * d);
+        float[] lanes = scratch.get(worker, LANES, KEYS * L);
+        float[] scores = scratch.get(worker, SCORES, KEYS);
+        Lanes.load(q.data(), DType.F32.bytes((long) s * q.cols() + (long) kvHead * group * d), group * d, queries, 0);
+        VectorTile.scale(queries, 0, group * d, (float) a.scale());
+        long stride = DType.F32.bytes(k.cols());
+        long at = row * stride + DType.F32.bytes((long) kvHead * d);
+        for (int g = 0, p = to; g < group; g++, p += d + 2) {
+            products(k.data(), at, stride, keys, queries, g * d, d, lanes);
+            addLanes(lanes, keys, scores);
+            Arrays.fill(scores, keys, whole, Float.NEGATIVE_INFINITY);
+            partial[p + d] = max(scores, whole);
+            partial[p + d + 1] = exponentials(scores, whole, partial[p + d]);
+            int c = 0;
+            for (; c <= d - 4 * L; c += 4 * L) {
+                values4(v.data(), at + 4L * c, stride, keys, scores, partial, p + c);
+            }
+            for (; c < d; c += L) {
+                values(v.data(), at + 4L * c, stride, keys, scores, partial, p + c);
+            }
+        }
+    }
+
+    private static FloatVector load(MemorySegment m, long at) {
+        return FloatVector.fromMemorySegment(Lanes.F, m, at, ByteOrder.LITTLE_ENDIAN);
+    }
+
+    /** {@code q·k} of {@code n} keys, a sum for each lane. The last keys, if fewer than four, are computed twice. */
+    private static void products(MemorySegment k, long at, long stride, int n, float[] q, int qo, int d,
+            float[] lanes) {
+        for (int j = 0; j < n; j += SHARED) {
+            int j1 = Math.min(j + 1, n - 1), j2 = Math.min(j + 2, n - 1), j3 = Math.min(j + 3, n - 1);
+            FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
+            for (int c = 0; c < d; c += L) {
+                FloatVector x = FloatVector.fromArray(Lanes.F, q, qo + c);
+                long from = at + 4L * c;
+                s0 = load(k, from + j * stride).fma(x, s0);
+                s1 = load(k, from + j1 * stride).fma(x, s1);
+                s2 = load(k, from + j2 * stride).fma(x, s2);
+                s3 = load(k, from + j3 * stride).fma(x, s3);
+            }
+            s0.intoArray(lanes, j * L);
+            s1.intoArray(lanes, j1 * L);
+            s2.intoArray(lanes, j2 * L);
+            s3.intoArray(lanes, j3 * L);
+        }
+    }
+
+    private static void addLanes(float[] lanes, int n, float[] sums) {
+        for (int j = 0; j < n; j++) {
+            sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
+        }
+    }
+
+    private static float max(float[] scores, int n) {
+        float max = -Float.MAX_VALUE;
+        for (int j = 0; j < n; j++) {
+            max = Math.max(max, scores[j]);
+        }
+        return max;
+    }
+
+    /** Scores to {@code exp(score - max)}; their sum. */
+    private static float exponentials(float[] scores, int n, float max) {
+        FloatVector sum = FloatVector.zero(Lanes.F);
+        for (int j = 0; j < n; j += L) {
+            FloatVector p = VectorMath.exp(FloatVector.fromArray(Lanes.F, scores, j).sub(max));
+            p.intoArray(scores, j);
+            sum = sum.add(p);
+        }
+        return Lanes.sum(sum);
+    }
+
+    /** {@code Σ p[j]·v[j]} over {@code n} values, of four vectors of a head's elements. */
+    private static void values4(MemorySegment v, long at, long stride, int n, float[] p, float[] to, int o) {
+        FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
+        for (int j = 0; j < n; j++, at += stride) {
+            FloatVector x = FloatVector.broadcast(Lanes.F, p[j]);
+            s0 = load(v, at).fma(x, s0);
+            s1 = load(v, at + 4L * L).fma(x, s1);
+            s2 = load(v, at + 8L * L).fma(x, s2);
+            s3 = load(v, at + 12L * L).fma(x, s3);
+        }
+        s0.intoArray(to, o);
+        s1.intoArray(to, o + L);
+        s2.intoArray(to, o + 2 * L);
+        s3.intoArray(to, o + 3 * L);
+    }
+
+    /** The same of one vector. */
+    private static void values(MemorySegment v, long at, long stride, int n, float[] p, float[] to, int o) {
+        FloatVector s = FloatVector.zero(Lanes.F);
+        for (int j = 0; j < n; j++, at += stride) {
+            s = load(v, at).fma(FloatVector.broadcast(Lanes.F, p[j]), s);
+        }
+        s.intoArray(to, o);
+    }
+
+    /** Puts {@code count} pieces of a head together, in the first one's place. */
+    private void combine(AttentionShape a, int s, int h, int piece, int count, Tensor out, Tensor lse) {
+        int d = a.headDim();
+        int first = (piece * a.heads() + h) * (d + 2);
+        int step = a.heads() * (d + 2);
+        float max = -Float.MAX_VALUE;
+        for (int i = 0; i < count; i++) {
+            max = Math.max(max, partial[first + i * step + d]);
+        }
+        float total = 0;
+        for (int i = 0, p = first; i < count; i++, p += step) {
+            float factor = VectorMath.exp(partial[p + d] - max);
+            total = Math.fma(partial[p + d + 1], factor, total);
+            if (i == 0) {
+                VectorTile.scale(partial, p, d, factor);
+            } else {
+                VectorTile.addScaled(partial, first, factor, partial, p, d);
+            }
+        }
+        VectorTile.scale(partial, first, d, 1 / total);
+        Floats.store(partial, first, d, out, (long) s * out.cols() + (long) h * d);
+        lse.set((long) s * a.heads() + h, max + StrictMath.log(total));
+    }
+}
