@@ -287,6 +287,15 @@ class CommandsTest {
 
     /** A warning of the libraries is one line, printed once. */
     @Test
+    void tokensThatOnlyTheModelHasAreNoText() throws IOException {
+        String padded = TinyModel.write(folder.resolve("padded"), 3, 64).toString();
+        Ran ran = run("generate", "--model", padded, "--prompt", "Say", "--max-new-tokens", "5", "--temperature", "0");
+        assertThat(ran.code()).as(ran.err()).isZero();
+        assertThat(ran.out()).isBlank();
+        assertThat(ran.err()).contains(" 5 new,");
+    }
+
+    @Test
     void warningsAreSingleLines() throws IOException {
         Files.writeString(model.resolve("generation_config.json"), "{\"eos_token_id\": 2, \"num_beams\": 4}");
         Ran ran = run("generate", "--model", model.toString(), "--prompt", "Say", "--max-new-tokens", "1");

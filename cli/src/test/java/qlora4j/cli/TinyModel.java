@@ -21,19 +21,29 @@ final class TinyModel {
 
     /** Writes the model of a seed into {@code directory}, which is made. */
     static Path write(Path directory, long seed) throws IOException {
+        return write(directory, seed, 0);
+    }
+
+    /** The same with {@code padding} tokens that the tokenizer lacks, and that the model always finds best. */
+    static Path write(Path directory, long seed, int padding) throws IOException {
         Files.createDirectories(directory);
         for (String name : List.of("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")) {
             try (InputStream in = TinyModel.class.getResourceAsStream("/tiny/" + name)) {
                 Files.copy(in, directory.resolve(name));
             }
         }
+        Path config = directory.resolve("config.json");
+        int tokens = DecoderConfig.read(config).vocab();
+        Files.writeString(config, Files.readString(config).replaceFirst("\"vocab_size\": *\\d+",
+                "\"vocab_size\": " + (tokens + padding)));
         Random random = new Random(seed);
         SafetensorsWriter writer = new SafetensorsWriter().metadata("format", "pt");
-        Map<String, long[]> expected = ModelTensors.expected(DecoderConfig.read(directory.resolve("config.json")));
+        Map<String, long[]> expected = ModelTensors.expected(DecoderConfig.read(config));
         expected.forEach((name, shape) -> {
             float[] values = new float[Math.toIntExact(Tensor.elements(shape))];
             for (int i = 0; i < values.length; i++) {
-                values[i] = shape.length == 1 ? 1 : (float) (random.nextGaussian() * DEVIATION);
+                double wide = shape[0] == tokens + padding && i / shape[1] >= tokens ? 100 * DEVIATION : DEVIATION;
+                values[i] = shape.length == 1 ? 1 : (float) (random.nextGaussian() * wide);
             }
             writer.add(name, Tensor.of(values, shape));
         });

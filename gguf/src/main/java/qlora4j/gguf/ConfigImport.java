@@ -104,7 +104,7 @@ final class ConfigImport {
         json.put("tie_word_embeddings", !gguf.tensors().containsKey(TensorNames.HEAD));
         json.put("attention_dropout", 0.0).put("initializer_range", 0.02).put("use_cache", true);
         family(json);
-        json.set("rope_parameters", rope(headDim));
+        rope(json, headDim);
         ids(json, vocabulary);
         return json;
     }
@@ -140,9 +140,13 @@ final class ConfigImport {
         return headDim;
     }
 
-    private ObjectNode rope(int headDim) throws GgufException {
+    /**
+     * In the older spelling: transformers 4 and 5 read it, and others too, while the newer one, {@code rope_parameters},
+     * is to transformers 4 an unknown field beside which it silently takes the usual base.
+     */
+    private void rope(ObjectNode json, int headDim) throws GgufException {
         double theta = metadata.number(prefix + "rope.freq_base", RopeConfig.DEFAULT_THETA);
-        ObjectNode json = JsonNodeFactory.instance.objectNode().put("rope_theta", theta);
+        json.put("rope_theta", theta).putNull("rope_scaling");
         String scaling = metadata.text(prefix + "rope.scaling.type", "none");
         if (!scaling.equals("none") || metadata.number(prefix + "rope.scale_linear", 1) != 1) {
             throw new GgufException(Kind.UNSUPPORTED, gguf.file(), "rope scaling of type " + GgufException.quote(
@@ -150,7 +154,7 @@ final class ConfigImport {
         }
         GgufTensor factors = gguf.tensors().get(TensorNames.ROPE_FREQUENCIES);
         if (factors == null) {
-            return json.put("rope_type", RopeConfig.Type.DEFAULT.toString());
+            return;
         }
         RopeConfig rope = factors.elements() != headDim / 2 || !factors.type().isReadable() ? null
                 : RopeScaling.of(theta, TensorReader.values(gguf, factors));
@@ -158,13 +162,12 @@ final class ConfigImport {
             throw new GgufException(Kind.UNSUPPORTED, gguf.file(), "the factors in " + factors
                     + " are not those of llama 3's rope scaling");
         }
-        json.put("rope_type", rope.type().toString());
         if (rope.type() == RopeConfig.Type.LLAMA3) {
-            json.put("factor", rope.factor()).put("low_freq_factor", rope.lowFreqFactor())
+            json.putObject("rope_scaling").put("rope_type", rope.type().toString()).put("factor", rope.factor())
+                    .put("low_freq_factor", rope.lowFreqFactor())
                     .put("high_freq_factor", rope.highFreqFactor())
                     .put("original_max_position_embeddings", rope.originalMaxPositions());
         }
-        return json;
     }
 
     private static void ids(ObjectNode json, Vocabulary vocabulary) throws GgufException {

@@ -104,7 +104,10 @@ class RoundTripTest {
         Path model = TinyModel.write(folder.resolve("model"), "llama", "byte_level", 470, true, """
                 {"rope_parameters": {"rope_theta": 500000.0, "rope_type": "llama3", "factor": 32.0,
                  "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}""");
-        sameModel(model, there(model, GgmlType.F32, null));
+        Path back = there(model, GgmlType.F32, null);
+        sameModel(model, back);
+        assertThat(back.resolve("config.json")).as("as transformers 4 reads it, too").content()
+                .contains("\"rope_theta\"", "\"rope_scaling\"").doesNotContain("rope_parameters");
         float[] factors = RopeScaling.factors(DecoderConfig.read(model).rope(), 16);
         assertThat(factors).contains(1f, 32f).isSorted();
         factors[3] *= 1.01f;

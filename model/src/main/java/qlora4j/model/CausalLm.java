@@ -235,12 +235,15 @@ public final class CausalLm implements AutoCloseable {
     /** Tokens of a generator as text. */
     int stream(Generator.Continuation continuation, String adapter, int[] prompt, GenerateOptions options,
             Predicate<String> onText) throws IOException {
-        StreamingDecoder text = tokenizer(adapter).streamingDecoder(true);
+        Tokenizer tokenizer = tokenizer(adapter);
+        StreamingDecoder text = tokenizer.streamingDecoder(true);
         StopStrings stops = new StopStrings(options.stopStrings());
         Set<Integer> eos = eosIds();
         int[] made = continuation.generate(prompt, options.maxNewTokens(), options.sampling(), use(adapter), eos,
                 token -> {
-                    boolean goOn = eos.contains(token) || onText.test(stops.accept(text.accept(token)));
+                    // A row of the head that no token uses (vocabularies are padded) is no text, as in transformers.
+                    boolean goOn = eos.contains(token)
+                            || onText.test(tokenizer.contains(token) ? stops.accept(text.accept(token)) : "");
                     return goOn && !stops.stopped();
                 });
         if (!stops.stopped()) {
