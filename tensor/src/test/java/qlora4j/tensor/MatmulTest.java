@@ -31,7 +31,7 @@ class MatmulTest {
     @ParameterizedTest
     @CsvSource({"1,1,1", "1,64,33", "3,200,65", "6,32,256", "7,33,257", "13,5,300", "50,70,513", "130,17,9", "2,3,0",
             "0,4,4", "64,96,64", "1100,40,20", "2,66,70", "4,5,31", "1,300,32", "61,16,400", "100,8,193", "37,32,200",
-            "25,1,7", "20,4,0"})
+            "25,1,7", "20,4,0", "8,290,50", "9,270,385"})
     void agreesWithScalar(int m, int n, int k) {
         for (Product product : Product.values()) {
             for (boolean accumulate : new boolean[]{false, true}) {
