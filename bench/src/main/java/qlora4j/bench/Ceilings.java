@@ -42,7 +42,7 @@ public record Ceilings(double copy, double read, double flops, List<Figure> figu
      *
      * @param config what is timed: the type of a GPU's products
      */
-    static Ceilings measure(Backend backend, BenchSettings config) {
+    public static Ceilings measure(Backend backend, BenchSettings config) {
         return backend.device().isHost()
                 ? HostCeilings.measure(backend, config.seconds(), config.footprint())
                 : DeviceCeilings.measure(backend, config.type(), config.seconds());

@@ -7,6 +7,9 @@ import qlora4j.model.DecoderConfig;
  * bytes moved. Element-wise work, norms and softmax are not counted.
  */
 public final class Work {
+    /** Backward attention is five products where forward has two. */
+    public static final double ATTENTION_BACKWARD = 2.5;
+
     private Work() {
     }
 
@@ -62,9 +65,8 @@ public final class Work {
 
     /**
      * A training step of {@code rows} sequences of {@code length} tokens, all but each last one predicted: forward; the
-     * gradient of every product's input (the base has none of its own); of the adapters' A and B too. Backward attention
-     * is five products where forward has two. With checkpointing the layers' forward counts twice, without down_proj,
-     * whose output nobody needs.
+     * gradient of every product's input (the base has none of its own); of the adapters' A and B too. With checkpointing
+     * the layers' forward counts twice, without down_proj, whose output nobody needs.
      */
     public static double step(DecoderConfig c, int r, int rows, int length, boolean checkpointing) {
         double tokens = (double) rows * length;
@@ -75,7 +77,7 @@ public final class Work {
         double forward = base + adapters + attention;
         double down = product(tokens, c.hidden(), c.intermediate()) * c.layers();
         double again = checkpointing ? forward - down : 0;
-        return forward + again + base + 2 * adapters + 2.5 * attention + 2 * head;
+        return forward + again + base + 2 * adapters + ATTENTION_BACKWARD * attention + 2 * head;
     }
 
     /**

@@ -30,9 +30,9 @@ public class AttentionBenchmark {
     @Param("256")
     int length;
 
-    private static final int HEADS = 9;
-    private static final int KV_HEADS = 3;
-    private static final int HEAD_DIM = 64;
+    static final int HEADS = 9;
+    static final int KV_HEADS = 3;
+    static final int HEAD_DIM = 64;
 
     private AttentionShape shape;
     private Tensor q;

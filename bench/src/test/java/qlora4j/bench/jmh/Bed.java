@@ -33,7 +33,7 @@ public class Bed {
     Backend backend;
     Stream stream;
     DType dtype;
-    private final List<Allocation> memory = new ArrayList<>();
+    private final List<AutoCloseable> owned = new ArrayList<>();
     private int item;
 
     @Setup(Level.Trial)
@@ -43,18 +43,28 @@ public class Bed {
         dtype = type.equals("bfloat16") ? DType.BF16 : DType.F32;
     }
 
+    /**
+     * Closed before the backend, the last first. A tear-down of the benchmark's own would come too late: JMH tears states
+     * down in the order in which it set them up, this one first.
+     */
+    <T extends AutoCloseable> T owned(T t) {
+        owned.add(t);
+        return t;
+    }
+
     @TearDown(Level.Trial)
-    public void close() {
+    public void close() throws Exception {
+        while (!owned.isEmpty()) {
+            owned.removeLast().close();
+        }
         stream.close();
-        memory.forEach(Allocation::close);
-        memory.clear();
         backend.close();
     }
 
     /** A zeroed tensor. */
     Tensor zeros(DType t, long... shape) {
-        Allocation a = backend.allocate(Math.max(1, t.bytes(Tensor.elements(shape))), MemoryUse.WORKSPACE);
-        memory.add(a);
+        Allocation a = owned(
+                backend.allocate(Math.max(1, t.bytes(Tensor.elements(shape))), MemoryUse.WORKSPACE));
         return a.tensor(0, t, shape);
     }
 

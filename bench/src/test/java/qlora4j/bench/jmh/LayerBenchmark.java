@@ -33,10 +33,12 @@ public class LayerBenchmark {
     @Param("49152")
     int vocab;
 
-    private static final int HEAD_DIM = 64;
+    static final int HEADS = 9;
+    static final int KV_HEADS = 3;
+    static final int HEAD_DIM = 64;
     private static final double EPS = 1e-5;
     /** Rows whose logits exist at once in a step. */
-    private static final int LOGIT_ROWS = 128;
+    static final int LOGIT_ROWS = 128;
 
     private Tensor x;
     private Tensor y;
@@ -63,8 +65,8 @@ public class LayerBenchmark {
         dy = bed.random(rows, hidden);
         weight = bed.random(hidden);
         rstd = bed.zeros(DType.F32, rows);
-        q = bed.random(rows, 9L * HEAD_DIM);
-        k = bed.random(rows, 3L * HEAD_DIM);
+        q = bed.random(rows, (long) HEADS * HEAD_DIM);
+        k = bed.random(rows, (long) KV_HEADS * HEAD_DIM);
         positions = bed.ints(rows, 256);
         table = bed.random(DType.F32, 256, HEAD_DIM);
         gate = bed.random(rows, intermediate);

@@ -6,7 +6,6 @@ import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
 import org.openjdk.jmh.annotations.Fork;
-import org.openjdk.jmh.annotations.Level;
 import org.openjdk.jmh.annotations.Measurement;
 import org.openjdk.jmh.annotations.Mode;
 import org.openjdk.jmh.annotations.OutputTimeUnit;
@@ -14,7 +13,6 @@ import org.openjdk.jmh.annotations.Param;
 import org.openjdk.jmh.annotations.Scope;
 import org.openjdk.jmh.annotations.Setup;
 import org.openjdk.jmh.annotations.State;
-import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 import qlora4j.bench.RandomBatch;
 import qlora4j.bench.RandomWeights;
@@ -40,7 +38,7 @@ import qlora4j.train.data.GlobalBatch;
 @Warmup(iterations = 2, time = 1)
 @Measurement(iterations = 3, time = 1)
 public class ModelBenchmark {
-    private static final int NEW_TOKENS = 128;
+    static final int NEW_TOKENS = 128;
 
     @Param("smollm2-135m")
     String shape;
@@ -55,8 +53,6 @@ public class ModelBenchmark {
     @Param("64")
     int prompt;
 
-    private RandomWeights.Model model;
-    private Adapter adapter;
     private Trainer trainer;
     private GlobalBatch step;
     private Generator generator;
@@ -65,14 +61,15 @@ public class ModelBenchmark {
 
     @Setup
     public void setUp(Bed bed) {
-        model = RandomWeights.model(bed.backend, Shapes.named(shape), bed.dtype, QuantConfig.QLORA, 1);
+        RandomWeights.Model model = bed
+                .owned(RandomWeights.model(bed.backend, Shapes.named(shape), bed.dtype, QuantConfig.QLORA, 1));
         int vocab = model.decoder().config().vocab();
-        adapter = Adapter.create(model.decoder(), 0,
-                new LoraConfig(rank, rank, 0, List.of(LoraConfig.ALL_LINEAR), null, 1));
+        Adapter adapter = bed.owned(Adapter.create(model.decoder(), 0,
+                new LoraConfig(rank, rank, 0, List.of(LoraConfig.ALL_LINEAR), null, 1)));
         step = RandomBatch.of(vocab, batch, length);
-        trainer = new Trainer(model.decoder(), adapter.parameters(), adapter.slot(), 0,
-                TrainSettings.defaults().withBatch(batch, length), 1_000_000, RandomBatch.largest(step), null);
-        generator = new Generator(model.decoder(), Math.max(prefill + 1, prompt + NEW_TOKENS));
+        trainer = bed.owned(new Trainer(model.decoder(), adapter.parameters(), adapter.slot(), 0,
+                TrainSettings.defaults().withBatch(batch, length), 1_000_000, RandomBatch.largest(step), null));
+        generator = bed.owned(new Generator(model.decoder(), Math.max(prefill + 1, prompt + NEW_TOKENS)));
         prefillTokens = RandomBatch.tokens(vocab, prefill, 1);
         promptTokens = RandomBatch.tokens(vocab, prompt, 2);
     }
@@ -91,13 +88,5 @@ public class ModelBenchmark {
     @Benchmark
     public int[] decode() {
         return generator.generate(promptTokens, NEW_TOKENS, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null);
-    }
-
-    @TearDown(Level.Trial)
-    public void tearDown() {
-        generator.close();
-        trainer.close();
-        adapter.close();
-        model.close();
     }
 }

@@ -16,10 +16,7 @@ import org.openjdk.jmh.annotations.State;
 import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 
-/**
- * OpenBLAS' sgemm on the dense matrix that {@link ProductBenchmark} has in 4 bits. Its threads are those of the
- * environment variable {@code OPENBLAS_NUM_THREADS}, else all.
- */
+/** OpenBLAS' sgemm on the dense matrix that {@link ProductBenchmark} has in 4 bits. */
 @State(Scope.Benchmark)
 @BenchmarkMode(Mode.AverageTime)
 @OutputTimeUnit(TimeUnit.MILLISECONDS)
@@ -33,6 +30,9 @@ public class OpenBlasBenchmark {
     /** Rows of x. */
     @Param({"64", "256", "1024"})
     int m;
+    /** 0: all processors. */
+    @Param("0")
+    int threads;
 
     private int n;
     private int k;
@@ -42,6 +42,8 @@ public class OpenBlasBenchmark {
 
     @Setup
     public void setUp() {
+        int count = threads == 0 ? Runtime.getRuntime().availableProcessors() : threads;
+        org.bytedeco.openblas.presets.openblas_nolapack.blas_set_num_threads(count);
         int[] size = Sizes.matrix(matrix);
         n = size[0];
         k = size[1];

@@ -8,7 +8,6 @@ import java.util.concurrent.TimeUnit;
 import org.openjdk.jmh.annotations.Benchmark;
 import org.openjdk.jmh.annotations.BenchmarkMode;
 import org.openjdk.jmh.annotations.Fork;
-import org.openjdk.jmh.annotations.Level;
 import org.openjdk.jmh.annotations.Measurement;
 import org.openjdk.jmh.annotations.Mode;
 import org.openjdk.jmh.annotations.OutputTimeUnit;
@@ -16,7 +15,6 @@ import org.openjdk.jmh.annotations.Param;
 import org.openjdk.jmh.annotations.Scope;
 import org.openjdk.jmh.annotations.Setup;
 import org.openjdk.jmh.annotations.State;
-import org.openjdk.jmh.annotations.TearDown;
 import org.openjdk.jmh.annotations.Warmup;
 import qlora4j.optim.AdamHyper;
 import qlora4j.optim.AdamW;
@@ -38,19 +36,18 @@ public class OptimizerBenchmark {
     @Param({"100%", "50%", "0%"})
     String resident;
 
-    private Path folder;
-    private ParameterStore store;
     private AdamW adam;
 
     @Setup
     public void setUp(Bed bed) throws IOException {
-        folder = Files.createTempDirectory("qlora4j-bench");
-        store = ParameterStore.builder().add("all", parameters).build(bed.backend);
+        Path folder = Files.createTempDirectory("qlora4j-bench");
+        bed.owned(() -> Files.delete(folder));
+        ParameterStore store = bed.owned(ParameterStore.builder().add("all", parameters).build(bed.backend));
         store.flatParams().copyFrom(bed.random(store.flatSize()));
         store.flatGrads().copyFrom(bed.random(store.flatSize()));
-        adam = new AdamW(bed.backend, store,
+        adam = bed.owned(new AdamW(bed.backend, store,
                 Map.of(ParameterStore.DEFAULT_GROUP, AdamHyper.defaults(AdamHyper.Formula.BITSANDBYTES)),
-                Residency.parse(resident), FilePageStore.in(folder));
+                Residency.parse(resident), FilePageStore.in(folder)));
     }
 
     @Benchmark
@@ -59,12 +56,5 @@ public class OptimizerBenchmark {
         adam.clip(bed.stream, 0.3);
         adam.update(bed.stream);
         return adam.gradNorm();
-    }
-
-    @TearDown(Level.Trial)
-    public void tearDown() throws IOException {
-        adam.close();
-        store.close();
-        Files.delete(folder);
     }
 }

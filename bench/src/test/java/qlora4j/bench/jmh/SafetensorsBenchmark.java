@@ -30,7 +30,7 @@ import qlora4j.tensor.Tensor;
 @Warmup(iterations = 3, time = 1)
 @Measurement(iterations = 5, time = 1)
 public class SafetensorsBenchmark {
-    private static final int TENSORS = 270;
+    static final int TENSORS = 270;
 
     /** Elements of each tensor, bfloat16. */
     @Param("500000")

@@ -1,20 +1,25 @@
-package qlora4j.bench;
+package qlora4j.bench.jmh;
 
 import static org.assertj.core.api.Assertions.assertThat;
 
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Collection;
+import java.util.List;
 import java.util.Set;
 import java.util.TreeSet;
 import java.util.stream.Collectors;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
 import org.openjdk.jmh.annotations.Mode;
 import org.openjdk.jmh.results.RunResult;
 import org.openjdk.jmh.runner.Runner;
 import org.openjdk.jmh.runner.RunnerException;
 import org.openjdk.jmh.runner.options.OptionsBuilder;
 import org.openjdk.jmh.runner.options.TimeValue;
-import org.openjdk.jmh.runner.options.VerboseMode;
+import qlora4j.bench.Shapes;
 
 /** Each JMH benchmark runs, once, on a tiny size, in this JVM: its time means nothing. */
 class JmhSmokeTest {
@@ -33,16 +38,25 @@ class JmhSmokeTest {
     }
 
     @Test
-    void eachBenchmarkRuns() throws RunnerException {
-        Collection<RunResult> results = new Runner(new OptionsBuilder().include("qlora4j\\.bench\\.jmh\\..*").forks(0)
-                .warmupIterations(0).measurementIterations(1).measurementTime(TimeValue.milliseconds(1))
-                .mode(Mode.SingleShotTime).shouldFailOnError(true).verbosity(VerboseMode.SILENT).shouldDoGC(false)
-                .param("threads", "2").param("matrix", "96x512").param("m", "1", "64").param("shape", Shapes.TINY)
-                .param("batch", "1").param("length", "16").param("prefill", "8").param("prompt", "4")
-                .param("vocab", "512").param("parameters", "9000").param("elements", "64").build()).run();
-        Set<String> ran = results.stream().map(r -> r.getParams().getBenchmark())
-                .map(name -> name.substring(name.lastIndexOf('.', name.lastIndexOf('.') - 1) + 1))
+    void eachBenchmarkRuns(@TempDir Path folder) throws IOException {
+        Path log = folder.resolve("jmh.log");
+        Collection<RunResult> results;
+        try {
+            results = new Runner(new OptionsBuilder().include("qlora4j\\.bench\\.jmh\\..*").forks(0).warmupIterations(0)
+                    .measurementIterations(1).measurementTime(TimeValue.milliseconds(1)).mode(Mode.SingleShotTime)
+                    .shouldFailOnError(true).output(log.toString()).shouldDoGC(false).param("threads", "2")
+                    .param("matrix", "96x512").param("m", "1", "64").param("shape", Shapes.TINY).param("batch", "1")
+                    .param("length", "16").param("prefill", "8").param("prompt", "4").param("vocab", "512")
+                    .param("parameters", "9000").param("elements", "64").build()).run();
+        } catch (RunnerException e) {
+            throw new AssertionError(Files.readString(log), e);
+        }
+        Set<String> ran = results.stream().map(r -> JmhMain.name(r.getParams()))
                 .collect(Collectors.toCollection(TreeSet::new));
         assertThat(ran).containsExactlyInAnyOrderElementsOf(BENCHMARKS);
+        List<String> lines = JmhMain.table(results);
+        assertThat(lines).filteredOn(line -> line.contains(" thread") && line.contains("/s")).hasSameSizeAs(results)
+                .filteredOn(line -> !line.endsWith(" %")).singleElement().asString()
+                .startsWith("Safetensors.open ");
     }
 }
