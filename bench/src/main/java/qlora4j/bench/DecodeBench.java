@@ -55,8 +55,9 @@ final class DecodeBench {
         DecoderConfig c = decoder.config();
         int[] prompt = RandomBatch.tokens(c.vocab(), config.prompt(), 0);
         try (Generator generator = new Generator(decoder, config.prompt() + config.newTokens())) {
-            tokens(generator, prompt, adapters, 0.5 * config.seconds());
-            List<Double> seconds = tokens(generator, prompt, adapters, 4 * config.seconds());
+            tokens(generator, prompt, adapters, 0.5 * config.seconds(), new ArrayList<>());
+            List<Long> heap = new ArrayList<>();
+            List<Double> seconds = tokens(generator, prompt, adapters, 4 * config.seconds(), heap);
             Timing t = Timing.of(seconds);
             // All tokens count, slow ones too: the mean, not the median.
             double mean = seconds.stream().mapToDouble(Double::doubleValue).average().orElseThrow();
@@ -66,11 +67,14 @@ final class DecodeBench {
             Timing whole = new Timing(mean, t.best(), t.samples());
             report.accept(Figure.rate(id, what + ", " + (seconds.size() + 1) + " new", threads, whole, 1, "tok/s",
                     bytes, Bound.READ, ceilings.read()).with("median_ms", 1e3 * t.median()));
+            if (Heap.isKnown(heap)) {
+                report.accept(Heap.figure(id + ".heap", "a token", heap));
+            }
         }
     }
 
     /** Seconds from each token to the next, until the tokens or about the time are used up; at least two tokens. */
-    private List<Double> tokens(Generator generator, int[] prompt, Adapters adapters, double limit) {
+    private List<Double> tokens(Generator generator, int[] prompt, Adapters adapters, double limit, List<Long> heap) {
         List<Double> seconds = new ArrayList<>();
         long[] at = {0, 0};
         generator.generate(prompt, config.newTokens(), SamplingConfig.GREEDY, adapters, Set.of(), _ -> {
@@ -81,6 +85,7 @@ final class DecodeBench {
                 seconds.add((now - at[1]) / 1e9);
             }
             at[1] = now;
+            heap.add(Heap.allocated());
             return seconds.isEmpty() || (now - at[0]) / 1e9 < limit;
         });
         return seconds;

@@ -33,11 +33,13 @@ final class TrainBench {
                 MOST, RandomBatch.largest(batch), null)) {
             trainer.step(batch);
             List<Double> seconds = new ArrayList<>();
+            List<Long> heap = new ArrayList<>(List.of(Heap.allocated()));
             long begin = System.nanoTime();
             while (seconds.size() < LEAST || Timing.since(begin) < 3 * config.seconds() && seconds.size() < MOST - 1) {
                 long start = System.nanoTime();
                 trainer.step(batch);
                 seconds.add(Timing.since(start));
+                heap.add(Heap.allocated());
             }
             Timing t = Timing.of(seconds);
             double tokens = (double) config.batch() * config.length();
@@ -50,6 +52,9 @@ final class TrainBench {
                     + (config.offload() ? ", offloaded inputs" : "");
             report.accept(Figure.rate("step", what, BenchRun.threads(backend), t, tokens, "tok/s", work, Bound.FLOPS,
                     ceilings.flops()).with("gflop_per_s", work / 1e9 / t.median()));
+            if (Heap.isKnown(heap)) {
+                report.accept(Heap.figure("step.heap", "a step", heap));
+            }
             report.accept(memory("step.memory", "peak of the step: sum of allocations", backend.ledger().peak()));
             OptionalLong system = backend.systemBytes();
             if (system.isPresent()) {

@@ -1,6 +1,5 @@
 package qlora4j.blockwise;
 
-import java.util.Arrays;
 import java.util.Set;
 import qlora4j.tensor.Aliasing;
 import qlora4j.tensor.DType;
@@ -39,7 +38,7 @@ public final class Blockwise {
         checkCompute("x", x);
         checkDevice(stream, x);
         checkDevice(stream, w);
-        if (!Arrays.equals(x.shape(), w.shape())) {
+        if (!x.hasShape(w.shape())) {
             throw new IllegalArgumentException("quantize " + x + " into " + w + ": the shapes differ");
         }
         Aliasing.checkDisjoint("quantize", w.packed(), x);
@@ -183,7 +182,8 @@ public final class Blockwise {
             throw new IllegalArgumentException(inName + " is " + in + " and " + outName + " is " + out
                     + ": expected as many rows");
         }
-        Aliasing.checkDisjoint("product with " + w, out, in, w.packed(), w.absmax(), w.absmax2(), w.offset());
+        Aliasing.checkDisjoint("product with a quantized matrix", out, in, w.packed(), w.absmax(), w.absmax2(),
+                w.offset());
     }
 
     private static void checkColumns(String what, Tensor t, int features, QuantizedTensor w) {

@@ -231,7 +231,11 @@ public final class Linear {
      */
     public static Tensor[] forward(Stream s, Adapters adapters, List<Linear> layers, Tensor x, Tensor... y) {
         Tensor[] u = new Tensor[y.length];
-        if (adapters.dropout() != null || layers.stream().anyMatch(l -> l.isAlone(adapters))) {
+        boolean alone = adapters.dropout() != null;
+        for (int i = 0; i < layers.size(); i++) {
+            alone |= layers.get(i).isAlone(adapters);
+        }
+        if (alone) {
             for (int i = 0; i < y.length; i++) {
                 u[i] = layers.get(i).forward(s, adapters, x, null, y[i]);
             }
@@ -265,7 +269,7 @@ public final class Linear {
     public void backward(Stream s, Adapters adapters, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx) {
         check(x, dy, null);
         if (dx != null) {
-            Aliasing.checkDisjoint(name + " backward", dx, dy, x);
+            Aliasing.checkDisjoint(name, dx, dy, x);
         }
         boolean adapted = u != null;
         Tensor du = adapted ? s.take(u.dtype(), u.shape()) : null;
@@ -300,7 +304,7 @@ public final class Linear {
             throw new IllegalArgumentException(name + " [" + outFeatures() + ", " + inFeatures() + "]: x " + x
                     + " and y " + y + " do not fit");
         }
-        if (residual != null && !Arrays.equals(residual.shape(), y.shape())) {
+        if (residual != null && !residual.hasShapeOf(y)) {
             throw new IllegalArgumentException(name + ": residual " + residual + " does not fit " + y);
         }
     }

@@ -58,7 +58,7 @@ public final class DecoderOps {
         String op = "rmsNorm";
         rank2(op, "x", x);
         floats(op, "weight", weight, x.cols());
-        floats(op, "y", y, x.shape());
+        like(op, "y", y, x);
         statistics(op, "rstd", rstd, x, x.dim(0));
         Aliasing.checkDisjoint(op, y, x, weight, rstd);
         Aliasing.checkDisjoint(op, rstd, x, weight);
@@ -70,13 +70,13 @@ public final class DecoderOps {
             Tensor dx, Tensor dWeight) {
         String op = "rmsNormBackward";
         rank2(op, "x", x);
-        floats(op, "dy", dy, x.shape());
+        like(op, "dy", dy, x);
         floats(op, "weight", weight, x.cols());
         statistics(op, "rstd", rstd, x, x.dim(0));
-        floats(op, "dx", dx, x.shape());
+        like(op, "dx", dx, x);
         Aliasing.checkDisjoint(op, dx, dy, x, weight, rstd);
         if (residual != null) {
-            floats(op, "residual", residual, x.shape());
+            like(op, "residual", residual, x);
             sameOrDisjoint(op, dx, residual);
         }
         if (dWeight != null) {
@@ -111,9 +111,9 @@ public final class DecoderOps {
         String op = "attention";
         heads(op, "q", q, shape.heads(), shape);
         heads(op, "k", k, shape.kvHeads(), shape);
-        floats(op, "v", v, k.shape());
+        like(op, "v", v, k);
         sequences(op, cuQ, kvStart, kvLen);
-        floats(op, "out", out, q.shape());
+        like(op, "out", out, q);
         statistics(op, "lse", lse, q, q.dim(0), shape.heads());
         Aliasing.checkDisjoint(op, out, q, k, v, cuQ, kvStart, kvLen, lse);
         Aliasing.checkDisjoint(op, lse, q, k, v, cuQ, kvStart, kvLen);
@@ -127,14 +127,14 @@ public final class DecoderOps {
         heads(op, "q", q, shape.heads(), shape);
         heads(op, "k", k, shape.kvHeads(), shape);
         floats(op, "k", k, q.dim(0), k.cols());
-        floats(op, "v", v, k.shape());
-        floats(op, "dOut", dOut, q.shape());
-        floats(op, "out", out, q.shape());
+        like(op, "v", v, k);
+        like(op, "dOut", dOut, q);
+        like(op, "out", out, q);
         statistics(op, "lse", lse, q, q.dim(0), shape.heads());
         ints(op, "cu", cu, Math.max(1, cu.size()));
-        floats(op, "dq", dq, q.shape());
-        floats(op, "dk", dk, k.shape());
-        floats(op, "dv", dv, k.shape());
+        like(op, "dq", dq, q);
+        like(op, "dk", dk, k);
+        like(op, "dv", dv, k);
         Aliasing.checkDisjoint(op, dq, dOut, q, k, v, out, lse, cu, dk, dv);
         Aliasing.checkDisjoint(op, dk, dOut, q, k, v, out, lse, cu, dv);
         Aliasing.checkDisjoint(op, dv, dOut, q, k, v, out, lse, cu);
@@ -146,10 +146,10 @@ public final class DecoderOps {
             Tensor kCache, Tensor vCache) {
         String op = "appendToCache";
         rank2(op, "k", k);
-        floats(op, "v", v, k.shape());
+        like(op, "v", v, k);
         rank2(op, "kCache", kCache);
         floats(op, "kCache", kCache, kCache.dim(0), k.cols());
-        floats(op, "vCache", vCache, kCache.shape());
+        like(op, "vCache", vCache, kCache);
         sequences(op, cuQ, kvStart, kvLen);
         Aliasing.checkDisjoint(op, kCache, k, v, cuQ, kvStart, kvLen, vCache);
         Aliasing.checkDisjoint(op, vCache, k, v, cuQ, kvStart, kvLen);
@@ -159,8 +159,8 @@ public final class DecoderOps {
     /** See {@link DecoderKernels#swiglu}. */
     public static void swiglu(Stream s, Tensor gate, Tensor up, Tensor out) {
         String op = "swiglu";
-        floats(op, "up", up, gate.shape());
-        floats(op, "out", out, gate.shape());
+        like(op, "up", up, gate);
+        like(op, "out", out, gate);
         Aliasing.checkDisjoint(op, out, gate, up);
         s.kernels(DecoderKernels.class).swiglu(s, gate, up, out);
     }
@@ -168,10 +168,10 @@ public final class DecoderOps {
     /** See {@link DecoderKernels#swigluBackward}. */
     public static void swigluBackward(Stream s, Tensor dOut, Tensor gate, Tensor up, Tensor dGate, Tensor dUp) {
         String op = "swigluBackward";
-        floats(op, "dOut", dOut, gate.shape());
-        floats(op, "up", up, gate.shape());
-        floats(op, "dGate", dGate, gate.shape());
-        floats(op, "dUp", dUp, gate.shape());
+        like(op, "dOut", dOut, gate);
+        like(op, "up", up, gate);
+        like(op, "dGate", dGate, gate);
+        like(op, "dUp", dUp, gate);
         sameOrDisjoint(op, dGate, gate);
         sameOrDisjoint(op, dUp, up);
         Aliasing.checkDisjoint(op, dGate, dOut, up, dUp);
@@ -206,7 +206,7 @@ public final class DecoderOps {
             Tensor tokens) {
         String op = "sample";
         rank2(op, "logits", logits);
-        floats(op, "logits", logits, logits.shape());
+        like(op, "logits", logits, logits);
         if (logits.cols() == 0) {
             throw new IllegalArgumentException(op + ": logits " + logits + " of no tokens");
         }
@@ -253,11 +253,11 @@ public final class DecoderOps {
         floats(op, "head", head, head.dim(0), h.cols());
         labelled(op, h.dim(0), labels, scale, nll, loss);
         if (dH != null) {
-            floats(op, "dH", dH, h.shape());
+            like(op, "dH", dH, h);
             Aliasing.checkDisjoint(op, dH, h, head, labels, scale, nll, loss, dHead);
         }
         if (dHead != null) {
-            floats(op, "dHead", dHead, head.shape());
+            like(op, "dHead", dHead, head);
             Aliasing.checkDisjoint(op, dHead, h, head, labels, scale, nll, loss);
         }
         if (chunkRows < 1) {
@@ -320,10 +320,22 @@ public final class DecoderOps {
     }
 
     private static void floats(String op, String name, Tensor t, long... shape) {
+        floats(op, name, t);
+        dims(op, name, t, shape);
+    }
+
+    private static void floats(String op, String name, Tensor t) {
         if (!t.dtype().isFloat()) {
             throw new IllegalArgumentException(op + ": " + name + " is " + t + ", expected floats");
         }
-        dims(op, name, t, shape);
+    }
+
+    /** Floats of the shape of another tensor. */
+    private static void like(String op, String name, Tensor t, Tensor other) {
+        floats(op, name, t);
+        if (!t.hasShapeOf(other)) {
+            dims(op, name, t, other.shape());
+        }
     }
 
     private static void ints(String op, String name, Tensor t, long n) {

@@ -7,30 +7,30 @@ public final class Matmul {
 
     /** {@code y [m, n] = alpha·x [m, k]·w [n, k]ᵀ}, added to {@code y} when {@code accumulate}. */
     public static void nt(Stream s, Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
-        check("nt", x.rows(), w.rows(), x.cols(), w.cols(), y, x, w);
+        check("matmul nt", x.rows(), w.rows(), x.cols(), w.cols(), y, x, w);
         s.kernels(MatmulKernels.class).nt(s, x, w, alpha, y, accumulate);
     }
 
     /** {@code dx [m, k] = alpha·dy [m, n]·w [n, k]}, added to {@code dx} when {@code accumulate}. */
     public static void nn(Stream s, Tensor dy, Tensor w, float alpha, Tensor dx, boolean accumulate) {
-        check("nn", dy.rows(), w.cols(), dy.cols(), w.rows(), dx, dy, w);
+        check("matmul nn", dy.rows(), w.cols(), dy.cols(), w.rows(), dx, dy, w);
         s.kernels(MatmulKernels.class).nn(s, dy, w, alpha, dx, accumulate);
     }
 
     /** {@code dw [n, k] = alpha·dy [m, n]ᵀ·x [m, k]}, added to {@code dw} when {@code accumulate}. */
     public static void tn(Stream s, Tensor dy, Tensor x, float alpha, Tensor dw, boolean accumulate) {
-        check("tn", dy.cols(), x.cols(), dy.rows(), x.rows(), dw, dy, x);
+        check("matmul tn", dy.cols(), x.cols(), dy.rows(), x.rows(), dw, dy, x);
         s.kernels(MatmulKernels.class).tn(s, dy, x, alpha, dw, accumulate);
     }
 
     private static void check(String what, int m, int n, int inner, int innerToo, Tensor out, Tensor a, Tensor b) {
         if (inner != innerToo || out.rows() != m || out.cols() != n) {
-            throw new IllegalArgumentException("matmul " + what + ": " + a + " and " + b + " do not give " + out);
+            throw new IllegalArgumentException(what + ": " + a + " and " + b + " do not give " + out);
         }
         if (!a.dtype().isFloat() || !b.dtype().isFloat() || !out.dtype().isFloat()) {
-            throw new IllegalArgumentException("matmul " + what + " of " + a + " and " + b + " into " + out
+            throw new IllegalArgumentException(what + " of " + a + " and " + b + " into " + out
                     + ": all must be floats");
         }
-        Aliasing.checkDisjoint("matmul " + what, out, a, b);
+        Aliasing.checkDisjoint(what, out, a, b);
     }
 }

@@ -146,6 +146,11 @@ public final class Tensor {
         return Arrays.equals(shape, expected);
     }
 
+    /** Whether another tensor has the same dimensions. */
+    public boolean hasShapeOf(Tensor other) {
+        return Arrays.equals(shape, other.shape);
+    }
+
     /** The same elements under another shape of the same size. */
     public Tensor view(long... newShape) {
         if (elements(newShape) != size) {
