@@ -29,6 +29,9 @@ public enum Fault {
     EIGHT_BIT_IN_BINS(
             "8-bit codes come from 65,536 bins (as bitsandbytes' CPU kernels do); they are the nearest values"),
     CONSTANTS_IN_BFLOAT16("the constants of the blocks are rounded to bfloat16 before they are used"),
+    EMBEDDING_SCALED("the embedding is multiplied by √C (as Gemma does); it is the table's row"),
+    REPEATED_TOKEN_OVERWRITES(
+            "a token that is there more than once has the gradient of its last place; it has the sum of all"),
     TRANSPOSED("the weight is used transposed; it is [out, in] and y = x·Wᵀ"),
     BIAS_MISSING("the bias is not added"),
     SCALE_MISSING("the adapter's scale alpha/r is missing"),

@@ -13,6 +13,7 @@ final class Operations {
         List<Operation> all = new ArrayList<>();
         all.add(new CodebookOperation());
         all.addAll(QuantizeOperation.cases());
+        all.add(new EmbeddingOperation());
         all.add(new NormOperation());
         all.add(new LinearOperation(false));
         all.add(new LinearOperation(true));

@@ -42,7 +42,8 @@ final class RopeOperation implements Operation {
 
     @Override
     public Map<String, Object> parameters() {
-        Map<String, Object> p = new LinkedHashMap<>(Map.of("theta", THETA, "head_dim", HEAD));
+        Map<String, Object> p = new LinkedHashMap<>(
+                Map.of("rope_type", scaled ? "llama3" : "default", "rope_theta", THETA, "head_dim", HEAD));
         if (scaled) {
             p.putAll(Map.of("factor", SCALED.factor(), "low_freq_factor", SCALED.lowFreqFactor(), "high_freq_factor",
                     SCALED.highFreqFactor(), "original_max_position_embeddings", SCALED.originalMaxPositions()));
