@@ -1,6 +1,7 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
+import java.util.List;
 import qlora4j.nf4.Absmax;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Team;
@@ -15,23 +16,20 @@ final class VectorBlockwise implements BlockwiseKernels {
     private static final int CHUNKS_PER_TASK = 64;
 
     private final Team team;
-    private final VectorCodec[] codecs = new VectorCodec[QuantType.values().length];
+    private final VectorCodec[] codecs = VectorCodec.ofTypes();
     private final float[][] block;
     private final float[][] blockConstants;
     private double[] chunkSums = new double[0];
     private final VectorGemm gemm;
-    private final VectorPanels.Scratch[] panelScratch;
+    private final VectorQuantizedPanels panels;
     private final VectorFewRows fewRows;
 
     VectorBlockwise(Team team) {
         this.team = team;
-        for (QuantType type : QuantType.values()) {
-            codecs[type.ordinal()] = new VectorCodec(type.codebook());
-        }
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
         blockConstants = new float[team.size()][QuantConfig.MAX_BLOCKSIZE / QuantConfig.MIN_BLOCKSIZE];
         gemm = new VectorGemm(team);
-        panelScratch = VectorPanels.Scratch.of(team.size());
+        panels = new VectorQuantizedPanels(team);
         fewRows = new VectorFewRows(team);
     }
 
@@ -179,19 +177,19 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void matmul(Stream stream, Tensor x, QuantizedTensor w, Tensor y) {
-        VectorCodec codec = codecs[w.config().type().ordinal()];
-        VectorPanels panels = new VectorPanels(w, codec, x.dtype(), panelScratch);
         if (x.rows() <= VectorFewRows.MAX) {
-            fewRows.matmul(x, w, codec, panels, y);
+            fewRows.matmul(x, w, codecs[w.config().type().ordinal()], panels.of(w, x.dtype()), y);
         } else {
-            gemm.multiply(x, false, 1, panels.columns(), w.inFeatures(), y, false);
+            multiply(x, panels.columns(w, x.dtype()), null, y);
         }
     }
 
     @Override
     public void matmulBackward(Stream stream, Tensor dy, QuantizedTensor w, boolean accumulate, Tensor dx) {
-        VectorCodec codec = codecs[w.config().type().ordinal()];
-        VectorPanels panels = new VectorPanels(w, codec, dy.dtype(), panelScratch);
-        gemm.multiply(dy, false, 1, panels.rows(), w.outFeatures(), dx, accumulate);
+        multiply(dy, panels.rows(w, dy.dtype()), accumulate ? dx : null, dx);
+    }
+
+    private void multiply(Tensor a, VectorGemm.PanelSource b, Tensor base, Tensor c) {
+        gemm.multiply(List.of(new VectorGemm.Part(a, 1)), List.of(new VectorGemm.Result(c, base, false, b)));
     }
 }

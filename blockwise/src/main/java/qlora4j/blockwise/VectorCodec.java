@@ -53,6 +53,15 @@ final class VectorCodec {
         }
     }
 
+    /** One of each type, by its ordinal. */
+    static VectorCodec[] ofTypes() {
+        VectorCodec[] codecs = new VectorCodec[QuantType.values().length];
+        for (QuantType type : QuantType.values()) {
+            codecs[type.ordinal()] = new VectorCodec(type.codebook());
+        }
+        return codecs;
+    }
+
     /** The largest magnitude of {@code x[from .. from + n)}. */
     static float absmax(float[] x, int from, int n) {
         IntVector most = IntVector.zero(Lanes.I);

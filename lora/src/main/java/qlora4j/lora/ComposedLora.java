@@ -45,7 +45,7 @@ abstract class ComposedLora implements LoraKernels {
     }
 
     /** Rows of the part of u that a pair of lower rank uses: u's first r·rows elements of the run, as [rows, r]. */
-    private static Tensor part(Tensor u, LoraPair pair, int from, int to) {
+    static Tensor part(Tensor u, LoraPair pair, int from, int to) {
         return u.slice((long) from * u.cols(), to - from, pair.rank());
     }
 
@@ -79,12 +79,7 @@ abstract class ComposedLora implements LoraKernels {
         if (dx != null) {
             call.weight().productBackward(s, dy, accumulate, dx);
         }
-        if (call.dWeight() != null) {
-            Matmul.tn(s, dy, x, 1, call.dWeight(), true);
-        }
-        if (call.dBias() != null) {
-            sumRows(dy, call.dBias());
-        }
+        weightGradients(s, call, dy, x);
         if (u == null) {
             return;
         }
@@ -99,10 +94,7 @@ abstract class ComposedLora implements LoraKernels {
             Tensor dyr = dy.rows(from, to);
             Tensor dur = part(du, pair, from, to);
             Matmul.nn(s, dyr, pair.b(), (float) pair.scale(), dur, false);
-            if (pair.trained()) {
-                Matmul.tn(s, dyr, part(u, pair, from, to), (float) pair.scale(), pair.dB(), true);
-                Matmul.tn(s, dur, xd.rows(from, to), 1, pair.dA(), true);
-            }
+            pairGradients(s, pair, dyr, part(u, pair, from, to), dur, xd.rows(from, to));
             if (dx != null) {
                 Tensor back = dropped == null ? dx : dropped;
                 Matmul.nn(s, dur, pair.a(), 1, back.rows(from, to), dropped == null);
@@ -113,7 +105,26 @@ abstract class ComposedLora implements LoraKernels {
         }
     }
 
-    private Tensor droppedInput(Linear.Call call, Tensor x, Tensor dropped) {
+    /** {@code dW += dyᵀ·x} and {@code dbias += Σ dy}, where they are trained. */
+    final void weightGradients(Stream s, Linear.Call call, Tensor dy, Tensor x) {
+        if (call.dWeight() != null) {
+            Matmul.tn(s, dy, x, 1, call.dWeight(), true);
+        }
+        if (call.dBias() != null) {
+            sumRows(dy, call.dBias());
+        }
+    }
+
+    /** {@code dB += scale·dyᵀ·u} and {@code dA += duᵀ·xd}, where they are trained. */
+    static void pairGradients(Stream s, LoraPair pair, Tensor dy, Tensor u, Tensor du, Tensor xd) {
+        if (pair.trained()) {
+            Matmul.tn(s, dy, u, (float) pair.scale(), pair.dB(), true);
+            Matmul.tn(s, du, xd, 1, pair.dA(), true);
+        }
+    }
+
+    /** x, or {@code dropout(x)} where {@code dropped} is there to hold it. */
+    final Tensor droppedInput(Linear.Call call, Tensor x, Tensor dropped) {
         if (dropped == null) {
             return x;
         }

@@ -286,6 +286,34 @@ public final class Linear {
         s.release(dropped);
     }
 
+    /**
+     * {@link #backward} of layers that took the same x: dx is overwritten with the sum of what each gives.
+     *
+     * @param dy of each layer
+     * @param u of each layer, as {@link #forward} returned them
+     * @param dx [N, in]
+     */
+    public static void backward(Stream s, Adapters adapters, List<Linear> layers, Tensor[] dy, Tensor x, Tensor[] u,
+            Tensor dx) {
+        if (adapters.dropout() != null || layers.stream().anyMatch(l -> l.isAlone(adapters))) {
+            for (int i = 0; i < dy.length; i++) {
+                layers.get(i).backward(s, adapters, dy[i], x, u[i], i > 0, dx);
+            }
+            return;
+        }
+        Tensor[] du = new Tensor[dy.length];
+        Call[] calls = new Call[dy.length];
+        for (int i = 0; i < dy.length; i++) {
+            Linear l = layers.get(i);
+            l.check(x, dy[i], null);
+            Aliasing.checkDisjoint(l.name + " backward", dx, dy[i], x);
+            du[i] = u[i] == null ? null : s.take(u[i].dtype(), u[i].shape());
+            calls[i] = l.call(adapters);
+        }
+        s.kernels(LoraKernels.class).backward(s, calls, dy, x, u, dx, du);
+        s.release(du);
+    }
+
     private void refuseTraining(boolean wanted) {
         if (wanted) {
             throw new IllegalArgumentException(name + ": rows of several adapters, of which some have magnitudes (DoRA)"

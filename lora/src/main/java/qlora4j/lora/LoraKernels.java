@@ -47,4 +47,19 @@ public interface LoraKernels {
      */
     void backward(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx, Tensor du,
             Tensor dropped);
+
+    /**
+     * {@link #backward} of several layers that took the same x, without dropout; {@code dx} is overwritten with the sum
+     * of what each gives.
+     *
+     * @param dy of each layer, [N, out]
+     * @param u of each layer, as the forward left it; null without an adapter
+     * @param dx [N, in]
+     * @param du of each layer, scratch like u
+     */
+    default void backward(Stream s, Linear.Call[] calls, Tensor[] dy, Tensor x, Tensor[] u, Tensor dx, Tensor[] du) {
+        for (int i = 0; i < calls.length; i++) {
+            backward(s, calls[i], dy[i], x, u[i], i > 0, dx, du[i], null);
+        }
+    }
 }

@@ -6,13 +6,21 @@ import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorSpecies;
 import qlora4j.tensor.Floats;
 import qlora4j.tensor.Lanes;
+import qlora4j.tensor.Matmul;
 import qlora4j.tensor.Philox;
+import qlora4j.tensor.Stream;
 import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
+import qlora4j.tensor.VectorMatmul;
 
-/** The element-wise steps in float32 over the team, whole rows at a time. */
+/**
+ * The layer on the cpu backend: with one adapter for all rows, and more rows than decoding has, its products are those
+ * of {@link VectorLoraProducts}; the element-wise steps are in float32 over the team, whole rows at a time.
+ */
 final class VectorLora extends ComposedLora {
     private static final int ROWS_PER_TASK = 16;
+    /** Up to so many rows products read each weight once, straight through, and are better left alone. */
+    private static final int FEW_ROWS = VectorMatmul.FEW_ROWS;
     private static final VectorSpecies<Long> LONGS = VectorSpecies.of(long.class, Lanes.F.vectorShape());
     /** Counters that are computed at once. */
     private static final int COUNTERS = LONGS.length();
@@ -20,6 +28,7 @@ final class VectorLora extends ComposedLora {
 
     private final Team team;
     private final Scratch[] scratch;
+    private final VectorLoraProducts products;
 
     /** One thread's memory, kept between calls. */
     private static final class Scratch {
@@ -39,6 +48,102 @@ final class VectorLora extends ComposedLora {
         this.team = team;
         this.scratch = new Scratch[team.size()];
         Arrays.setAll(scratch, worker -> new Scratch());
+        products = new VectorLoraProducts(team);
+    }
+
+    private static boolean together(Linear.Call call, Tensor x) {
+        return x.rows() > FEW_ROWS && call.adapters().ofRow() == null;
+    }
+
+    /** The pair of each layer that has one and an inner activation. */
+    private static LoraPair[] pairs(Linear.Call[] calls, Tensor[] u) {
+        LoraPair[] pairs = new LoraPair[calls.length];
+        for (int i = 0; i < pairs.length; i++) {
+            pairs[i] = u[i] == null ? null : calls[i].single();
+        }
+        return pairs;
+    }
+
+    /** The part of each inner activation that its pair uses. */
+    private static Tensor[] parts(Tensor[] u, LoraPair[] pairs) {
+        Tensor[] parts = new Tensor[u.length];
+        for (int i = 0; i < parts.length; i++) {
+            parts[i] = pairs[i] == null ? null : part(u[i], pairs[i], 0, u[i].rows());
+        }
+        return parts;
+    }
+
+    @Override
+    public void forward(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u, Tensor dropped) {
+        if (y == null || !together(call, x)) {
+            super.forward(s, call, x, residual, y, u, dropped);
+            return;
+        }
+        Linear.Call[] calls = {call};
+        Tensor[] us = {u};
+        LoraPair[] pairs = pairs(calls, us);
+        us = parts(us, pairs);
+        if (pairs[0] != null && dropped != null) {
+            Matmul.nt(s, droppedInput(call, x, dropped), pairs[0].a(), 1, us[0], false);
+        }
+        products.forward(s, calls, pairs, x, residual, new Tensor[]{y}, us, dropped != null);
+        if (call.bias() != null) {
+            addRows(y, null, call.bias());
+        }
+    }
+
+    @Override
+    public void forward(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u) {
+        if (!together(calls[0], x)) {
+            super.forward(s, calls, x, y, u);
+            return;
+        }
+        LoraPair[] pairs = pairs(calls, u);
+        products.forward(s, calls, pairs, x, null, y, parts(u, pairs), false);
+        for (int i = 0; i < calls.length; i++) {
+            if (calls[i].bias() != null) {
+                addRows(y[i], null, calls[i].bias());
+            }
+        }
+    }
+
+    @Override
+    public void backward(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx,
+            Tensor du, Tensor dropped) {
+        if (dx == null || !together(call, x)) {
+            super.backward(s, call, dy, x, u, accumulate, dx, du, dropped);
+            return;
+        }
+        backward(s, new Linear.Call[]{call}, new Tensor[]{dy}, x, new Tensor[]{u}, accumulate, dx, new Tensor[]{du},
+                dropped);
+    }
+
+    @Override
+    public void backward(Stream s, Linear.Call[] calls, Tensor[] dy, Tensor x, Tensor[] u, Tensor dx, Tensor[] du) {
+        if (together(calls[0], x)) {
+            backward(s, calls, dy, x, u, false, dx, du, null);
+        } else {
+            super.backward(s, calls, dy, x, u, dx, du);
+        }
+    }
+
+    /** {@code dropped} only where there is one layer. */
+    private void backward(Stream s, Linear.Call[] calls, Tensor[] dy, Tensor x, Tensor[] u, boolean accumulate,
+            Tensor dx, Tensor[] du, Tensor dropped) {
+        LoraPair[] pairs = pairs(calls, u);
+        Tensor[] us = parts(u, pairs);
+        Tensor[] dus = parts(du, pairs);
+        products.backward(s, calls, pairs, dy, accumulate ? dx : null, dx, dus, dropped == null);
+        for (int i = 0; i < calls.length; i++) {
+            weightGradients(s, calls[i], dy[i], x);
+            if (pairs[i] != null) {
+                pairGradients(s, pairs[i], dy[i], us[i], dus[i], droppedInput(calls[i], x, dropped));
+            }
+        }
+        if (pairs[0] != null && dropped != null) {
+            Matmul.nn(s, dus[0], pairs[0].a(), 1, dropped, false);
+            dropout(calls[0].adapters().dropout(), calls[0].module(), dropped, dx, true);
+        }
     }
 
     private interface RowTask {

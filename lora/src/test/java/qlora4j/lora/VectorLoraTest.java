@@ -107,14 +107,62 @@ class VectorLoraTest {
     @ParameterizedTest
     @CsvSource({"1,1,1,1,F32,false,false,0", "3,17,5,2,F32,false,true,0.3", "37,100,33,8,F32,false,false,0.05",
             "37,64,96,5,F32,true,true,0", "18,65,127,3,F32,true,true,0.1", "7,128,31,16,F32,true,false,0.1",
-            "2,130,66,4,F32,true,false,0", "19,96,70,4,BF16,true,true,0.1", "5,33,64,3,BF16,false,false,0"})
+            "2,130,66,4,F32,true,false,0", "1100,70,20,3,F32,true,false,0", "53,193,40,40,F32,false,false,0.1",
+            "61,64,65,24,F32,true,false,0", "19,96,70,4,BF16,true,true,0.1", "5,33,64,3,BF16,false,false,0"})
     void equalsScalar(int n, int in, int out, int rank, DType type, boolean nf4, boolean byRow, double p) {
         Case c = new Case(n, in, out, rank, type, nf4, byRow, p);
-        List<Tensor> expected = c.run(SCALAR, false);
-        List<Tensor> magnitude = c.run(SCALAR, true);
-        List<Tensor> one = c.run(ONE, false);
-        List<Tensor> three = c.run(THREE, false);
         double relative = EPSILON * (n + in + out + rank + 8) + (type == DType.BF16 ? BF16_ROUNDINGS : 0);
+        check(c.run(SCALAR, false), c.run(SCALAR, true), c.run(ONE, false), c.run(THREE, false), relative);
+    }
+
+    /** Three layers of one input, the second without an adapter, the third dense and with another rank. */
+    private record Group(int n, int in, int[] out, int[] rank, DType type) {
+        List<Tensor> run(Backend backend, boolean magnitudes) {
+            try (Stream s = backend.openStream()) {
+                List<Tensor> results = new ArrayList<>();
+                List<Linear> layers = new ArrayList<>();
+                Tensor[] y = new Tensor[out.length];
+                Tensor[] dy = new Tensor[out.length];
+                for (int i = 0; i < out.length; i++) {
+                    Tensor w = Samples.random(i, type, out[i], in);
+                    LinearWeight weight = i < 2 ? Samples.quantized(s, w) : new LinearWeight.Dense(w);
+                    if (magnitudes) {
+                        weight = new LinearWeight.Dense(Samples.magnitudes(Samples.dense(s, weight, type)));
+                    }
+                    Linear layer = new Linear("layer" + i, i, weight, Case.input(10 + i, magnitudes, type, out[i]));
+                    if (rank[i] > 0) {
+                        layer.set(0, new LoraPair(Case.input(20 + i, magnitudes, DType.F32, rank[i], in),
+                                Case.input(30 + i, magnitudes, DType.F32, out[i], rank[i]), 0.5,
+                                Case.add(results, rank[i], in), Case.add(results, out[i], rank[i])));
+                    }
+                    layers.add(layer);
+                    y[i] = Samples.poison(type, n, out[i]);
+                    dy[i] = Case.input(40 + i, magnitudes, type, n, out[i]);
+                }
+                Tensor x = Case.input(3, magnitudes, type, n, in);
+                Tensor dx = Samples.poison(type, n, in);
+                Case.planned(backend, s, q -> {
+                    Tensor[] u = Linear.forward(q, Adapters.of(0), layers, x, y);
+                    Linear.backward(q, Adapters.of(0), layers, dy, x, u, dx);
+                    q.release(u);
+                });
+                results.addAll(List.of(y));
+                results.add(dx);
+                return results;
+            }
+        }
+    }
+
+    @ParameterizedTest
+    @CsvSource({"3,64,5,4,F32", "37,100,33,8,F32", "50,65,130,16,F32", "530,64,20,40,F32", "9,200,70,24,BF16"})
+    void layersOfOneInput(int n, int in, int out, int rank, DType type) {
+        Group g = new Group(n, in, new int[]{out, 7, out + 3}, new int[]{rank, 0, 5}, type);
+        double relative = EPSILON * (n + in + 2 * out + 2 * rank + 30) + (type == DType.BF16 ? BF16_ROUNDINGS : 0);
+        check(g.run(SCALAR, false), g.run(SCALAR, true), g.run(ONE, false), g.run(THREE, false), relative);
+    }
+
+    private static void check(List<Tensor> expected, List<Tensor> magnitude, List<Tensor> one, List<Tensor> three,
+            double relative) {
         for (int t = 0; t < expected.size(); t++) {
             for (long i = 0; i < expected.get(t).size(); i++) {
                 double e = expected.get(t).get(i);

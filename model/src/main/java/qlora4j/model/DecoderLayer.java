@@ -176,8 +176,7 @@ final class DecoderLayer {
         DecoderOps.swigluBackward(s, dMiddle, a.gate, a.up, dGate, dUp);
         s.release(dMiddle);
         Tensor dn = s.take(type, n, config.hidden());
-        gate.backward(s, adapters, dGate, a.n2, a.ugate, false, dn);
-        up.backward(s, adapters, dUp, a.n2, a.uup, true, dn);
+        Linear.backward(s, adapters, ofN2, new Tensor[]{dGate, dUp}, a.n2, new Tensor[]{a.ugate, a.uup}, dn);
         s.release(dGate, dUp);
         DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight(adapters), a.rstd2, dh, dh, postNorm.grad(adapters));
         Tensor dAttention = s.take(type, n, q.outFeatures());
@@ -193,9 +192,7 @@ final class DecoderLayer {
             dq = headNormBackward(s, qNorm, adapters, dq, a.rawQ, a.rstdQ);
             dk = headNormBackward(s, kNorm, adapters, dk, a.rawK, a.rstdK);
         }
-        q.backward(s, adapters, dq, a.n1, a.uq, false, dn);
-        k.backward(s, adapters, dk, a.n1, a.uk, true, dn);
-        v.backward(s, adapters, dv, a.n1, a.uv, true, dn);
+        Linear.backward(s, adapters, ofN1, new Tensor[]{dq, dk, dv}, a.n1, new Tensor[]{a.uq, a.uk, a.uv}, dn);
         s.release(dq, dk, dv);
         DecoderOps.rmsNormBackward(s, dn, a.h, inputNorm.weight(adapters), a.rstd1, dh, dh, inputNorm.grad(adapters));
         s.release(dn);

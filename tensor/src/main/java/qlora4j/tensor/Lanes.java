@@ -164,11 +164,12 @@ public final class Lanes {
         }
     }
 
-    /** {@link #storeStrided} that adds to {@code d}. */
-    static void addStrided(float[] in, int at, int run, int stride, int n, MemorySegment d, long offset) {
+    /** {@link #storeStrided} of what is added to {@code base}, at the same offset; it may be {@code d}. */
+    static void addStrided(float[] in, int at, int run, int stride, int n, MemorySegment base, MemorySegment d,
+            long offset) {
         for (int j = 0, from = at; j < n; j += run, from += stride) {
             for (int i = 0; i < run; i += L) {
-                FloatVector.fromMemorySegment(F, d, offset + 4L * (j + i), ByteOrder.LITTLE_ENDIAN)
+                FloatVector.fromMemorySegment(F, base, offset + 4L * (j + i), ByteOrder.LITTLE_ENDIAN)
                         .add(FloatVector.fromArray(F, in, from + i))
                         .intoMemorySegment(d, offset + 4L * (j + i), ByteOrder.LITTLE_ENDIAN);
             }

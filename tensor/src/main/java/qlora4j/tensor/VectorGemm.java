@@ -1,9 +1,10 @@
 package qlora4j.tensor;
 
 import java.util.Arrays;
+import java.util.List;
 
 /**
- * The one tiled product of the cpu backend: {@code C [m, n] = alpha·A [m, k]·B [k, n]}, or added to C.
+ * The one tiled product of the cpu backend: {@code C [m, n] = alpha·A [m, k]·B [k, n]}, or added to another matrix.
  *
  * <p>A is packed in pieces of {@link #KC} columns and groups of a few rows, so that the micro-kernel reads it straight
  * through. B comes from a {@link PanelSource} in panels of {@link #KC} rows and {@link #NC} columns: copied,
@@ -11,6 +12,9 @@ import java.util.Arrays;
  * A pass by. The micro-kernel ({@link VectorGemmTile}) holds its tile of C in registers. A task of the team is a block
  * of rows and a few panels of columns; its piece of A and its sums stay in the second-level cache. Every element of C is
  * summed in the order of k by one task, so no result depends on the number of threads.
+ *
+ * <p>A may be several matrices side by side, and there may be several C, each with Bs of its own: a linear layer adds
+ * its adapter so, and layers with one input share what is packed.
  */
 public final class VectorGemm {
     /** Columns of a panel: two vectors. */
@@ -19,14 +23,12 @@ public final class VectorGemm {
     public static final int KC = 192;
     /** Floats of a panel. */
     public static final int PANEL = KC * NC;
+    /** Most columns of {@link FewColumns}. */
+    public static final int FEW_COLUMNS = VectorNarrow.COLUMNS;
     private static final int R = VectorGemmTile.R;
-    private static final int GROUP = VectorGemmTile.GROUP;
-    private static final int GROUP_FLOATS = VectorGemmTile.GROUP_FLOATS;
     /** Most rows of a task: its piece of A is 387 KiB. */
     private static final int MAX_ROWS = 86 * R;
     private static final int MIN_ROWS = 8 * R;
-    /** Rows that a task packs: whole groups at every width. */
-    private static final int STRIP = 8 * R;
     /** Most columns of a task: its panels are 192 KiB, its sums 516. */
     public static final int MAX_COLUMNS = 256;
     private static final int MAX_PANELS = MAX_COLUMNS / NC;
@@ -38,14 +40,13 @@ public final class VectorGemm {
 
     private final Team team;
     private final Scratch[] scratch;
-    private float[] packed = new float[0];
+    private final VectorPackedRows a;
 
     /** One thread's memory. */
     private static final class Scratch {
         private final float[] panels = new float[MAX_COLUMNS * KC];
-        private final VectorTranspose transpose = new VectorTranspose();
         private float[] sums = new float[0];
-        private float[] rows = new float[0];
+        private float[] column = new float[0];
 
         private float[] sums(int length) {
             if (sums.length < length) {
@@ -54,11 +55,11 @@ public final class VectorGemm {
             return sums;
         }
 
-        private float[] rows(int length) {
-            if (rows.length < length) {
-                rows = new float[length];
+        private float[] column(int length) {
+            if (column.length < length) {
+                column = new float[length];
             }
-            return rows;
+            return column;
         }
     }
 
@@ -74,12 +75,52 @@ public final class VectorGemm {
         void fill(int p0, int pc, int j0, int jc, float[] panels, int worker);
     }
 
-    /** Where C goes: {@code c} is [m, n], or [n, m] when {@code transposed}. */
-    private record Target(Tensor c, boolean transposed, boolean accumulate) {
+    /**
+     * A part of A.
+     *
+     * @param a [m, k], or [k, m] when {@code transposed}
+     * @param alpha a factor; 1 where there are {@code few}
+     * @param few products of the same rows with few columns, computed as they are packed; what they give may be a later
+     *        part. Not of a transposed part
+     */
+    public record Part(Tensor a, boolean transposed, float alpha, List<FewColumns> few) {
+        public Part(Tensor a, float alpha) {
+            this(a, false, alpha, List.of());
+        }
+
+        int k() {
+            return transposed ? a.rows() : a.cols();
+        }
     }
 
-    /** A task's block of C: {@code count} rows from {@code i0} on, counted in the packed rows, and columns. */
-    private record Block(int i0, int count, int j0, int columns) {
+    /**
+     * {@code c = alpha·A·B} with at most {@link #FEW_COLUMNS} columns, A being a {@link Part}.
+     *
+     * @param b [k, n], or [n, k] when {@code transposed}
+     * @param c [m, n], overwritten
+     */
+    public record FewColumns(Tensor b, boolean transposed, float alpha, Tensor c) {
+    }
+
+    /**
+     * {@code C = base + Σ A·B} over the parts of A.
+     *
+     * @param c [m, n], or [n, m] when {@code transposed}
+     * @param base like c, or c itself, or null
+     * @param b of each part of A; null where that part is not for this result
+     */
+    public record Result(Tensor c, Tensor base, boolean transposed, PanelSource... b) {
+        int n() {
+            return transposed ? c.rows() : c.cols();
+        }
+
+        int panels() {
+            return (n() + NC - 1) / NC;
+        }
+    }
+
+    /** A task's block of a result: {@code count} rows from {@code i0} on, counted in the packed rows, and columns. */
+    private record Block(Result result, int i0, int count, int j0, int columns) {
         /** Floats of a panel's sums. */
         int stride() {
             return roundUp(count, R) * NC;
@@ -93,6 +134,7 @@ public final class VectorGemm {
     /** A product engine with scratch memory of its own; one product at a time. */
     public VectorGemm(Team team) {
         this.team = team;
+        this.a = new VectorPackedRows(team);
         this.scratch = new Scratch[team.size()];
         Arrays.setAll(scratch, worker -> new Scratch());
     }
@@ -103,39 +145,46 @@ public final class VectorGemm {
      * @param a [m, k], or [k, m] when {@code transposedA}
      * @param c [m, n]
      */
-    public void multiply(Tensor a, boolean transposedA, float alpha, PanelSource b, int k, Tensor c,
-            boolean accumulate) {
-        multiply(a, transposedA, alpha, b, k, c.rows(), c.cols(), new Target(c, false, accumulate));
+    void multiply(Tensor a, boolean transposedA, float alpha, PanelSource b, Tensor c, boolean accumulate) {
+        multiply(List.of(new Part(a, transposedA, alpha, List.of())),
+                List.of(new Result(c, accumulate ? c : null, false, b)));
     }
 
     /** The same with C transposed in memory: {@code c} is [n, m]. */
-    public void multiplyTransposed(Tensor a, boolean transposedA, float alpha, PanelSource b, int k, Tensor c,
-            boolean accumulate) {
-        multiply(a, transposedA, alpha, b, k, c.cols(), c.rows(), new Target(c, true, accumulate));
+    void multiplyTransposed(Tensor a, boolean transposedA, float alpha, PanelSource b, Tensor c, boolean accumulate) {
+        multiply(List.of(new Part(a, transposedA, alpha, List.of())),
+                List.of(new Result(c, accumulate ? c : null, true, b)));
     }
 
-    private synchronized void multiply(Tensor a, boolean transposedA, float alpha, PanelSource b, int k, int m, int n,
-            Target target) {
-        if (m == 0 || n == 0) {
+    /** All results, of the same rows. */
+    public synchronized void multiply(List<Part> parts, List<Result> results) {
+        int m = results.getFirst().transposed ? results.getFirst().c.cols() : results.getFirst().c.rows();
+        int panels = results.stream().mapToInt(Result::panels).sum();
+        if (m == 0 || panels == 0) {
             return;
         }
-        int panels = (n + NC - 1) / NC;
         for (int first = 0; first < m; first += PACKED_ROWS) {
             int from = first;
             int count = Math.min(PACKED_ROWS, m - from);
-            pack(a, transposedA, alpha, k, from, count);
+            a.pack(parts, from, count);
             int rows = rowsPerTask(count, panels);
             int rowBlocks = (count + rows - 1) / rows;
             int wide = Math.clamp(panels * rowBlocks / (TASKS_PER_THREAD * team.size()), 1, MAX_PANELS);
-            int columnBlocks = (panels + wide - 1) / wide;
+            int columnBlocks = results.stream().mapToInt(r -> (r.panels() + wide - 1) / wide).sum();
             team.run(rowBlocks * columnBlocks, (task, worker) -> {
                 int i0 = task / columnBlocks * rows;
-                int j0 = task % columnBlocks * wide * NC;
-                Block block = new Block(i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, n - j0));
-                if (k <= KC && !target.transposed) {
-                    onePiece(b, k, block, count, from, target, worker);
+                int column = task % columnBlocks;
+                int i = 0;
+                for (int blocks; column >= (blocks = (results.get(i).panels() + wide - 1) / wide); i++) {
+                    column -= blocks;
+                }
+                Result r = results.get(i);
+                int j0 = column * wide * NC;
+                Block block = new Block(r, i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, r.n() - j0));
+                if (a.pieces().size() == 1 && !r.transposed) {
+                    onePiece(block, from, worker);
                 } else {
-                    write(sums(b, k, block, count, worker), from, block, target, scratch[worker]);
+                    write(sums(block, worker), from, block, scratch[worker]);
                 }
             });
         }
@@ -152,146 +201,82 @@ public final class VectorGemm {
         return (n + step - 1) / step * step;
     }
 
-    /**
-     * Piece c of A, its columns from {@code p0 = c * KC} on, times alpha, in groups of {@link VectorGemmTile#GROUP}
-     * rows that lie side by side as {@link VectorGemmTile#rows} reads them; zero in the last group's rows beyond
-     * {@code count}. A strip is packed by one task.
-     */
-    private void pack(Tensor a, boolean transposed, float alpha, int k, int from, int count) {
-        int strips = (count + STRIP - 1) / STRIP;
-        int pieces = (k + KC - 1) / KC;
-        int needed = Math.multiplyExact(Math.multiplyExact(strips * (STRIP / GROUP), pieces), GROUP_FLOATS);
-        if (packed.length < needed) {
-            packed = new float[needed];
-        }
-        float[] out = packed;
-        team.run(pieces * strips, (task, worker) -> {
-            Scratch own = scratch[worker];
-            int p0 = task / strips * KC;
-            int pc = Math.min(KC, k - p0);
-            int i0 = task % strips * STRIP;
-            int end = Math.min(i0 + STRIP, count);
-            int at = group(task / strips, i0, count);
-            if (transposed) {
-                packTransposed(a, from + i0, end - i0, p0, pc, alpha, out, at, own);
-                return;
-            }
-            for (int i = i0; i < end; i += GROUP, at += GROUP_FLOATS) {
-                packRows(a, from + i, Math.min(GROUP, end - i), p0, pc, alpha, out, at, own);
-            }
-        });
-    }
-
-    /** Where the group of row i begins in a piece of {@code count} rows. */
-    private static int group(int piece, int i, int count) {
-        return (piece * roundUp(count, STRIP) + i) / GROUP * GROUP_FLOATS;
-    }
-
-    /** A group of rows becomes columns; blocks of the transposition that write over a line's end are overwritten. */
-    private static void packRows(Tensor a, int row, int n, int p0, int pc, float alpha, float[] out, int at,
-            Scratch own) {
-        float[] rows = own.rows(roundUp(GROUP, Lanes.L) * KC);
-        for (int i = 0; i < n; i++) {
-            Floats.load(a, (long) (row + i) * a.cols() + p0, pc, rows, i * KC);
-            scale(rows, i * KC, pc, alpha);
-        }
-        Arrays.fill(rows, n * KC, GROUP * KC, 0f);
-        own.transpose.run(rows, 0, KC, GROUP, pc, out, at, GROUP);
-    }
-
-    private static void packTransposed(Tensor a, int i0, int n, int p0, int pc, float alpha, float[] out, int at,
-            Scratch own) {
-        int length = STRIP + Lanes.L;
-        float[] row = own.rows(length);
-        Arrays.fill(row, n, length, 0f);
-        for (int p = 0; p < pc; p++) {
-            Floats.load(a, (long) (p0 + p) * a.cols() + i0, n, row, 0);
-            scale(row, 0, n, alpha);
-            for (int i = 0, to = at + p * GROUP; i < n; i += GROUP, to += GROUP_FLOATS) {
-                Lanes.copyOver(row, i, GROUP, out, to);
-            }
-        }
-    }
-
-    private static void scale(float[] x, int at, int n, float alpha) {
-        if (alpha != 1) {
-            for (int i = at; i < at + n; i++) {
-                x[i] *= alpha;
-            }
-        }
-    }
-
     /** Sums of a block by panels. */
-    private float[] sums(PanelSource b, int k, Block block, int packedRows, int worker) {
+    private float[] sums(Block block, int worker) {
         Scratch own = scratch[worker];
         int stride = block.stride();
         float[] sums = own.sums(block.panels() * stride);
         Arrays.fill(sums, 0, block.panels() * stride, 0f);
-        for (int p0 = 0; p0 < k; p0 += KC) {
-            int pc = Math.min(KC, k - p0);
-            b.fill(p0, pc, block.j0, block.columns, own.panels, worker);
-            tiles(group(p0 / KC, block.i0, packedRows), pc, block, own, sums);
+        for (VectorPackedRows.Piece piece : a.pieces()) {
+            PanelSource b = block.result.b[piece.part()];
+            if (b != null) {
+                b.fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
+                tiles(piece, block, own, sums);
+            }
         }
         return sums;
     }
 
     /** A short product's sums are written a few rows at a time, out of the first-level cache. */
-    private void onePiece(PanelSource b, int k, Block block, int packedRows, int from, Target target, int worker) {
+    private void onePiece(Block block, int from, int worker) {
         Scratch own = scratch[worker];
-        b.fill(0, k, block.j0, block.columns, own.panels, worker);
+        VectorPackedRows.Piece piece = a.pieces().getFirst();
+        block.result.b[0].fill(0, piece.pc(), block.j0, block.columns, own.panels, worker);
         float[] sums = own.sums(block.panels() * FEW_ROWS * NC);
         for (int i = 0; i < block.count; i += FEW_ROWS) {
-            Block few = new Block(block.i0 + i, Math.min(FEW_ROWS, block.count - i), block.j0, block.columns);
+            Block few = new Block(block.result, block.i0 + i, Math.min(FEW_ROWS, block.count - i), block.j0,
+                    block.columns);
             Arrays.fill(sums, 0, few.panels() * few.stride(), 0f);
-            tiles(group(0, few.i0, packedRows), k, few, own, sums);
-            write(sums, from, few, target, own);
+            tiles(piece, few, own, sums);
+            write(sums, from, few, own);
         }
     }
 
-    private void tiles(int a, int pc, Block block, Scratch own, float[] sums) {
+    private void tiles(VectorPackedRows.Piece piece, Block block, Scratch own, float[] sums) {
         int stride = block.stride();
         for (int v = 0; v < block.panels(); v++) {
-            VectorGemmTile.rows(packed, a, own.panels, v * PANEL, pc, sums, v * stride, stride / NC);
+            VectorGemmTile.rows(a.packed(), piece.group(block.i0), piece.stride(), own.panels, v * PANEL, piece.pc(),
+                    sums, v * stride, stride / NC);
         }
     }
 
     /** Writes a block's sums to C, where its rows begin at row {@code from}. */
-    private static void write(float[] sums, int from, Block block, Target target, Scratch own) {
+    private static void write(float[] sums, int from, Block block, Scratch own) {
         int stride = block.stride();
         int count = block.count;
         int columns = block.columns;
         int row = from + block.i0;
-        Tensor c = target.c;
-        if (target.transposed) {
-            float[] column = own.rows(count);
+        Tensor c = block.result.c;
+        Tensor base = block.result.base;
+        if (block.result.transposed) {
+            float[] column = own.column(count);
             for (int j = 0; j < columns; j++) {
                 int at = j / NC * stride + j % NC;
                 for (int i = 0; i < count; i++) {
                     column[i] = sums[at + i * NC];
                 }
-                store(column, 0, count, c, (long) (block.j0 + j) * c.cols() + row, target.accumulate);
+                store(column, 0, count, base, c, (long) (block.j0 + j) * c.cols() + row);
             }
             return;
         }
         int whole = c.dtype() == DType.F32 ? columns / NC * NC : 0;
         for (int i = 0; i < count; i++) {
             long to = (long) (row + i) * c.cols() + block.j0;
-            if (target.accumulate) {
-                Lanes.addStrided(sums, i * NC, NC, stride, whole, c.data(), 4 * to);
+            if (base != null) {
+                Lanes.addStrided(sums, i * NC, NC, stride, whole, base.data(), c.data(), 4 * to);
             } else {
                 Lanes.storeStrided(sums, i * NC, NC, stride, whole, c.data(), 4 * to);
             }
             for (int j = whole; j < columns; j += NC) {
-                store(sums, j / NC * stride + i * NC, Math.min(NC, columns - j), c, to + j, target.accumulate);
+                store(sums, j / NC * stride + i * NC, Math.min(NC, columns - j), base, c, to + j);
             }
         }
     }
 
-    private static void store(float[] sums, int at, int n, Tensor c, long to, boolean accumulate) {
-        if (accumulate) {
-            Floats.addTo(sums, at, n, c, to);
-        } else {
-            Floats.store(sums, at, n, c, to);
+    private static void store(float[] sums, int at, int n, Tensor base, Tensor c, long to) {
+        if (base != null) {
+            Floats.add(base, to, n, sums, at);
         }
+        Floats.store(sums, at, n, c, to);
     }
 }

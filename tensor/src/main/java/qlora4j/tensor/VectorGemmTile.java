@@ -16,20 +16,18 @@ final class VectorGemmTile {
     private static final boolean PAIRS = Lanes.L == 16;
     /** Rows of A that are packed side by side: as many tiles as whole vectors, or less than one, can write. */
     static final int GROUP = Lanes.L == 8 ? R : 2 * R;
-    /** Floats of a packed group; behind it is room for a vector that is written over its end. */
-    static final int GROUP_FLOATS = VectorGemm.KC * GROUP + Lanes.L;
-
     private VectorGemmTile() {
     }
 
     /**
      * {@code c[co + i * NC + j] += Σ A[i][p]·b[bs + p * NC + j]} for p &lt; pc, i &lt; rows, j &lt; NC, in the order
-     * of p, where {@code A[i][p]} is {@code a[ao + i / GROUP * GROUP_FLOATS + p * GROUP + i % GROUP]}.
+     * of p, where {@code A[i][p]} is {@code a[ao + i / GROUP * stride + p * GROUP + i % GROUP]}.
      *
+     * @param stride from one group of rows to the next
      * @param rows a multiple of R
      */
-    static void rows(float[] a, int ao, float[] b, int bs, int pc, float[] c, int co, int rows) {
-        for (int i = 0, group = ao; i < rows; i += GROUP, group += GROUP_FLOATS) {
+    static void rows(float[] a, int ao, int stride, float[] b, int bs, int pc, float[] c, int co, int rows) {
+        for (int i = 0, group = ao; i < rows; i += GROUP, group += stride) {
             if (PAIRS && i + GROUP <= rows) {
                 twoTiles(a, group, b, bs, pc, c, co + i * NC);
                 continue;

@@ -1,7 +1,6 @@
 package qlora4j.tensor;
 
 import java.lang.foreign.MemorySegment;
-import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 
 /** Dense products on the tiled {@link VectorGemm}; few rows (decoding) as dot products along the weight's rows. */
@@ -19,21 +18,14 @@ public final class VectorMatmul implements MatmulKernels {
     private final VectorNarrow narrow;
     private final float[][] rowScratch;
     private float[] few = new float[0];
-    private final Strip[] strips;
-
-    /** One thread's L rows of a weight that are to become columns of a panel. */
-    private static final class Strip {
-        private final float[] rows = new float[Lanes.L * VectorGemm.KC];
-        private final VectorTranspose transpose = new VectorTranspose();
-    }
+    private final VectorDensePanels panels;
 
     VectorMatmul(Team team) {
         this.team = team;
         this.gemm = new VectorGemm(team);
         this.narrow = new VectorNarrow(team);
         this.rowScratch = new float[team.size()][0];
-        this.strips = new Strip[team.size()];
-        Arrays.setAll(strips, worker -> new Strip());
+        this.panels = new VectorDensePanels(team);
     }
 
     @Override
@@ -45,7 +37,7 @@ public final class VectorMatmul implements MatmulKernels {
         if (narrow(y)) {
             narrow.multiply(x, w, true, alpha, y, accumulate);
         } else {
-            gemm.multiply(x, false, alpha, columnsOf(w), w.cols(), y, accumulate);
+            gemm.multiply(x, false, alpha, panels.columns(w), y, accumulate);
         }
     }
 
@@ -54,7 +46,7 @@ public final class VectorMatmul implements MatmulKernels {
         if (narrow(dx)) {
             narrow.multiply(dy, w, false, alpha, dx, accumulate);
         } else {
-            gemm.multiply(dy, false, alpha, rowsOf(w), w.rows(), dx, accumulate);
+            gemm.multiply(dy, false, alpha, VectorDensePanels.rows(w), dx, accumulate);
         }
     }
 
@@ -62,45 +54,15 @@ public final class VectorMatmul implements MatmulKernels {
     public void tn(Stream s, Tensor dy, Tensor x, float alpha, Tensor dw, boolean accumulate) {
         // Packing transposes, panels are copied: the narrower matrix is packed.
         if (dy.cols() <= x.cols()) {
-            gemm.multiply(dy, true, alpha, rowsOf(x), x.rows(), dw, accumulate);
+            gemm.multiply(dy, true, alpha, VectorDensePanels.rows(x), dw, accumulate);
         } else {
-            gemm.multiplyTransposed(x, true, alpha, rowsOf(dy), x.rows(), dw, accumulate);
+            gemm.multiplyTransposed(x, true, alpha, VectorDensePanels.rows(dy), dw, accumulate);
         }
     }
 
     /** A product with few columns, such as an adapter's, would pack a large matrix for one panel. */
     private static boolean narrow(Tensor c) {
         return c.cols() <= VectorNarrow.COLUMNS && c.cols() < c.rows();
-    }
-
-    private VectorGemm.PanelSource columnsOf(Tensor w) {
-        int k = w.cols();
-        return (p0, pc, j0, jc, panels, worker) -> {
-            Strip own = strips[worker];
-            for (int j = 0; j < jc; j += Lanes.L) {
-                int count = Math.min(Lanes.L, jc - j);
-                for (int i = 0; i < count; i++) {
-                    Floats.load(w, (long) (j0 + j + i) * k + p0, pc, own.rows, i * VectorGemm.KC);
-                }
-                own.transpose.run(own.rows, 0, VectorGemm.KC, count, pc, panels,
-                        j / VectorGemm.NC * VectorGemm.PANEL + j % VectorGemm.NC, VectorGemm.NC);
-            }
-        };
-    }
-
-    private static VectorGemm.PanelSource rowsOf(Tensor b) {
-        int n = b.cols();
-        return (p0, pc, j0, jc, panels, worker) -> {
-            int whole = b.dtype() == DType.F32 ? jc / VectorGemm.NC * VectorGemm.NC : 0;
-            for (int p = 0; p < pc; p++) {
-                long row = (long) (p0 + p) * n + j0;
-                Lanes.loadStrided(b.data(), 4 * row, whole, panels, p * VectorGemm.NC, VectorGemm.NC, VectorGemm.PANEL);
-                for (int j = whole, at = whole / VectorGemm.NC * VectorGemm.PANEL + p * VectorGemm.NC; j < jc;
-                        j += VectorGemm.NC, at += VectorGemm.PANEL) {
-                    Floats.load(b, row + j, Math.min(VectorGemm.NC, jc - j), panels, at);
-                }
-            }
-        };
     }
 
     private float[][] scratch(int length) {

@@ -14,28 +14,103 @@ import jdk.incubator.vector.FloatVector;
 final class VectorNarrow {
     /** Most columns of C: two vectors. */
     static final int COLUMNS = 2 * Lanes.L;
+    /** Rows of A that are copied at a time. */
+    static final int ROWS = 12;
     private static final int L = Lanes.L;
-    /** Vectors of a tile. */
-    private static final int TILE = 12;
     /** Columns of A that are copied at a time. */
     private static final int KC = VectorGemm.KC;
-    private static final int ROWS_PER_TASK = 4 * TILE;
+    private static final int ROWS_PER_TASK = 4 * ROWS;
+    /** Floats of a tile's sums, at most. */
+    static final int SUMS = ROWS * COLUMNS;
 
     private final Team team;
     private final Scratch[] scratch;
-    private float[] packed = new float[0];
+    private final Columns packed = new Columns();
 
     /** One thread's memory. */
-    private static final class Scratch {
-        private final float[] rows = new float[Math.max(TILE, L) * KC];
-        private final float[] sums = new float[TILE * L];
-        private final VectorTranspose transpose = new VectorTranspose();
+    static final class Scratch {
+        /** Rows of A, row r from {@code r * KC} on, and room for a block of a transposition. */
+        final float[] rows = new float[(ROWS + L) * KC];
+        final VectorTranspose transpose = new VectorTranspose();
+        private final float[] sums = new float[SUMS];
+
+        static Scratch[] of(Team team) {
+            Scratch[] s = new Scratch[team.size()];
+            Arrays.setAll(s, worker -> new Scratch());
+            return s;
+        }
+    }
+
+    /** B packed: {@code packed[p * width + j] = alpha·B[p][j]}; columns beyond n may be anything. */
+    static final class Columns {
+        private float[] packed = new float[0];
+        private int width;
+
+        /** Arguments as of {@link VectorNarrow#multiply}. */
+        void pack(Team team, Scratch[] scratch, Tensor b, boolean transposed, float alpha, int n) {
+            int k = transposed ? b.cols() : b.rows();
+            width = n <= L ? L : COLUMNS;
+            int needed = Math.multiplyExact(k + L, width);
+            if (packed.length < needed) {
+                packed = new float[needed];
+            }
+            team.run((k + KC - 1) / KC, (piece, worker) -> {
+                int p0 = piece * KC;
+                int pc = Math.min(KC, k - p0);
+                if (transposed) {
+                    transpose(b, p0, pc, n, scratch[worker]);
+                } else {
+                    for (int p = p0; p < p0 + pc; p++) {
+                        Floats.load(b, (long) p * n, n, packed, p * width);
+                    }
+                }
+                if (alpha != 1) {
+                    for (int i = p0 * width; i < (p0 + pc) * width; i++) {
+                        packed[i] *= alpha;
+                    }
+                }
+            });
+        }
+
+        /** Columns of B from its transpose. A short piece is the last one: what its blocks write beyond is not read. */
+        private void transpose(Tensor b, int p0, int pc, int n, Scratch own) {
+            for (int j = 0; j < n; j += L) {
+                int count = Math.min(L, n - j);
+                for (int i = 0; i < count; i++) {
+                    Floats.load(b, (long) (j + i) * b.cols() + p0, pc, own.rows, i * KC);
+                }
+                Arrays.fill(own.rows, count * KC, L * KC, 0f);
+                own.transpose.run(own.rows, 0, KC, count, pc, packed, p0 * width + j, width);
+            }
+        }
+
+        /** {@code sums[r * width + j] += Σ a[r * KC + p]·B[p0 + p][j]} over {@code pc} columns of twelve rows. */
+        void addTo(float[] sums, float[] a, int p0, int pc) {
+            if (width == L) {
+                oneVector(a, packed, p0 * width, pc, sums);
+            } else {
+                twoVectors(a, 0, packed, p0 * width, pc, sums, 0);
+                twoVectors(a, ROWS / 2 * KC, packed, p0 * width, pc, sums, ROWS / 2 * width);
+            }
+        }
+
+        /** Writes the sums of {@code count} rows to C, or adds them, from row i on. */
+        void write(float[] sums, int count, Tensor c, int i, boolean accumulate) {
+            int n = c.cols();
+            int run = n == width ? count : 1;
+            for (int r = 0; r < count; r += run) {
+                if (accumulate) {
+                    Floats.addTo(sums, r * width, run * n, c, (long) (i + r) * n);
+                } else {
+                    Floats.store(sums, r * width, run * n, c, (long) (i + r) * n);
+                }
+            }
+        }
     }
 
     VectorNarrow(Team team) {
         this.team = team;
-        this.scratch = new Scratch[team.size()];
-        Arrays.setAll(scratch, worker -> new Scratch());
+        this.scratch = Scratch.of(team);
     }
 
     /**
@@ -47,90 +122,35 @@ final class VectorNarrow {
      */
     synchronized void multiply(Tensor a, Tensor b, boolean transposedB, float alpha, Tensor c, boolean accumulate) {
         int m = c.rows();
-        int n = c.cols();
-        int k = a.cols();
-        int width = n <= L ? L : COLUMNS;
-        pack(b, transposedB, alpha, k, n, width);
+        packed.pack(team, scratch, b, transposedB, alpha, c.cols());
         team.run((m + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (task, worker) -> {
             int end = Math.min(m, (task + 1) * ROWS_PER_TASK);
-            int step = TILE * L / width;
-            for (int i = task * ROWS_PER_TASK; i < end; i += step) {
-                int count = Math.min(step, end - i);
-                tile(a, i, count, k, width, scratch[worker]);
-                write(scratch[worker].sums, count, width, c, i, accumulate);
+            for (int i = task * ROWS_PER_TASK; i < end; i += ROWS) {
+                int count = Math.min(ROWS, end - i);
+                tile(a, i, count, scratch[worker]);
+                packed.write(scratch[worker].sums, count, c, i, accumulate);
             }
         });
-    }
-
-    /** {@code packed[p * width + j] = alpha·B[p][j]}; columns beyond n may be anything. */
-    private void pack(Tensor b, boolean transposed, float alpha, int k, int n, int width) {
-        int needed = Math.multiplyExact(k + L, width);
-        if (packed.length < needed) {
-            packed = new float[needed];
-        }
-        team.run((k + KC - 1) / KC, (piece, worker) -> {
-            int p0 = piece * KC;
-            int pc = Math.min(KC, k - p0);
-            if (transposed) {
-                packColumns(b, p0, pc, n, width, scratch[worker]);
-            } else {
-                for (int p = p0; p < p0 + pc; p++) {
-                    Floats.load(b, (long) p * n, n, packed, p * width);
-                }
-            }
-            if (alpha != 1) {
-                for (int i = p0 * width; i < (p0 + pc) * width; i++) {
-                    packed[i] *= alpha;
-                }
-            }
-        });
-    }
-
-    /** Columns of B from its transpose. A short piece is the last one: what its blocks write beyond it is not read. */
-    private void packColumns(Tensor b, int p0, int pc, int n, int width, Scratch own) {
-        for (int j = 0; j < n; j += L) {
-            int count = Math.min(L, n - j);
-            for (int i = 0; i < count; i++) {
-                Floats.load(b, (long) (j + i) * b.cols() + p0, pc, own.rows, i * KC);
-            }
-            Arrays.fill(own.rows, count * KC, L * KC, 0f);
-            own.transpose.run(own.rows, 0, KC, count, pc, packed, p0 * width + j, width);
-        }
     }
 
     /** Sums of {@code count} rows of A from i on; those of the tile's other rows are anything. */
-    private void tile(Tensor a, int i, int count, int k, int width, Scratch own) {
+    private void tile(Tensor a, int i, int count, Scratch own) {
+        int k = a.cols();
         Arrays.fill(own.sums, 0f);
         for (int p0 = 0; p0 < k; p0 += KC) {
             int pc = Math.min(KC, k - p0);
             for (int r = 0; r < count; r++) {
                 Floats.load(a, (long) (i + r) * k + p0, pc, own.rows, r * KC);
             }
-            if (width == L) {
-                oneVector(own.rows, packed, p0 * width, pc, own.sums);
-            } else {
-                twoVectors(own.rows, packed, p0 * width, pc, own.sums);
-            }
-        }
-    }
-
-    private static void write(float[] sums, int count, int width, Tensor c, int i, boolean accumulate) {
-        int n = c.cols();
-        int run = n == width ? count : 1;
-        for (int r = 0; r < count; r += run) {
-            if (accumulate) {
-                Floats.addTo(sums, r * width, run * n, c, (long) (i + r) * n);
-            } else {
-                Floats.store(sums, r * width, run * n, c, (long) (i + r) * n);
-            }
+            packed.addTo(own.sums, own.rows, p0, pc);
         }
     }
 
     /** {@code c[r * L + j] += Σ a[r * KC + p]·b[bs + p * L + j]} for twelve rows. */
     private static void oneVector(float[] a, float[] b, int bs, int pc, float[] c) {
-        FloatVector c0 = load(c, 0), c1 = load(c, 1), c2 = load(c, 2), c3 = load(c, 3);
-        FloatVector c4 = load(c, 4), c5 = load(c, 5), c6 = load(c, 6), c7 = load(c, 7);
-        FloatVector c8 = load(c, 8), c9 = load(c, 9), c10 = load(c, 10), c11 = load(c, 11);
+        FloatVector c0 = load(c, 0, 0), c1 = load(c, 0, 1), c2 = load(c, 0, 2), c3 = load(c, 0, 3);
+        FloatVector c4 = load(c, 0, 4), c5 = load(c, 0, 5), c6 = load(c, 0, 6), c7 = load(c, 0, 7);
+        FloatVector c8 = load(c, 0, 8), c9 = load(c, 0, 9), c10 = load(c, 0, 10), c11 = load(c, 0, 11);
         for (int p = 0, bo = bs; p < pc; p++, bo += L) {
             FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
             c0 = FloatVector.broadcast(Lanes.F, a[p]).fma(b0, c0);
@@ -147,16 +167,16 @@ final class VectorNarrow {
             c11 = FloatVector.broadcast(Lanes.F, a[p + 11 * KC]).fma(b0, c11);
         }
         store(c, 0, c0, c1, c2, c3);
-        store(c, 4, c4, c5, c6, c7);
-        store(c, 8, c8, c9, c10, c11);
+        store(c, 4 * L, c4, c5, c6, c7);
+        store(c, 8 * L, c8, c9, c10, c11);
     }
 
-    /** {@code c[r * 2 * L + j] += Σ a[r * KC + p]·b[bs + p * 2 * L + j]} for six rows. */
-    private static void twoVectors(float[] a, float[] b, int bs, int pc, float[] c) {
-        FloatVector c00 = load(c, 0), c01 = load(c, 1), c10 = load(c, 2), c11 = load(c, 3);
-        FloatVector c20 = load(c, 4), c21 = load(c, 5), c30 = load(c, 6), c31 = load(c, 7);
-        FloatVector c40 = load(c, 8), c41 = load(c, 9), c50 = load(c, 10), c51 = load(c, 11);
-        for (int p = 0, bo = bs; p < pc; p++, bo += 2 * L) {
+    /** {@code c[co + r * 2 * L + j] += Σ a[ao + r * KC + p]·b[bs + p * 2 * L + j]} for six rows. */
+    private static void twoVectors(float[] a, int ao, float[] b, int bs, int pc, float[] c, int co) {
+        FloatVector c00 = load(c, co, 0), c01 = load(c, co, 1), c10 = load(c, co, 2), c11 = load(c, co, 3);
+        FloatVector c20 = load(c, co, 4), c21 = load(c, co, 5), c30 = load(c, co, 6), c31 = load(c, co, 7);
+        FloatVector c40 = load(c, co, 8), c41 = load(c, co, 9), c50 = load(c, co, 10), c51 = load(c, co, 11);
+        for (int p = ao, bo = bs; p < ao + pc; p++, bo += 2 * L) {
             FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
             FloatVector b1 = FloatVector.fromArray(Lanes.F, b, bo + L);
             FloatVector x = FloatVector.broadcast(Lanes.F, a[p]);
@@ -178,19 +198,19 @@ final class VectorNarrow {
             c50 = x.fma(b0, c50);
             c51 = x.fma(b1, c51);
         }
-        store(c, 0, c00, c01, c10, c11);
-        store(c, 4, c20, c21, c30, c31);
-        store(c, 8, c40, c41, c50, c51);
+        store(c, co, c00, c01, c10, c11);
+        store(c, co + 4 * L, c20, c21, c30, c31);
+        store(c, co + 8 * L, c40, c41, c50, c51);
     }
 
-    private static FloatVector load(float[] c, int vector) {
-        return FloatVector.fromArray(Lanes.F, c, vector * L);
+    private static FloatVector load(float[] c, int at, int vector) {
+        return FloatVector.fromArray(Lanes.F, c, at + vector * L);
     }
 
-    private static void store(float[] c, int vector, FloatVector v0, FloatVector v1, FloatVector v2, FloatVector v3) {
-        v0.intoArray(c, vector * L);
-        v1.intoArray(c, (vector + 1) * L);
-        v2.intoArray(c, (vector + 2) * L);
-        v3.intoArray(c, (vector + 3) * L);
+    private static void store(float[] c, int at, FloatVector v0, FloatVector v1, FloatVector v2, FloatVector v3) {
+        v0.intoArray(c, at);
+        v1.intoArray(c, at + L);
+        v2.intoArray(c, at + 2 * L);
+        v3.intoArray(c, at + 3 * L);
     }
 }

@@ -1,0 +1,124 @@
+package qlora4j.lora;
+
+import java.util.ArrayList;
+import java.util.List;
+import qlora4j.blockwise.VectorQuantizedPanels;
+import qlora4j.tensor.DType;
+import qlora4j.tensor.Matmul;
+import qlora4j.tensor.Stream;
+import qlora4j.tensor.Team;
+import qlora4j.tensor.Tensor;
+import qlora4j.tensor.VectorDensePanels;
+import qlora4j.tensor.VectorGemm;
+
+/**
+ * Linear layers of one input as one tiled product each way, their adapters with them. The inner activations lie beside
+ * x, and {@code scale·u·Bᵀ} is a few more columns in the direction of k; u itself is computed while x is packed:
+ *
+ * <pre>
+ * [y1 | y2] = [x | u1 | u2] · [ W1ᵀ  W2ᵀ ]          dx = [dy1 | dy2 | du1 | du2] · [ W1 ]
+ *                             [ B1ᵀ   0  ]                                         [ W2 ]
+ *                             [  0   B2ᵀ ]                                         [ A1 ]
+ *                                                                                  [ A2 ]
+ * </pre>
+ */
+final class VectorLoraProducts {
+    private final VectorGemm gemm;
+    private final VectorDensePanels dense;
+    private final VectorQuantizedPanels quantized;
+
+    VectorLoraProducts(Team team) {
+        this.gemm = new VectorGemm(team);
+        this.dense = new VectorDensePanels(team);
+        this.quantized = new VectorQuantizedPanels(team);
+    }
+
+    /**
+     * {@code y = residual + x·Wᵀ + scale·u·Bᵀ} of each layer.
+     *
+     * @param pairs of each layer, null without
+     * @param residual of all layers, or null
+     * @param u of each layer, [N, r] of its pair; {@code x·Aᵀ}, overwritten unless {@code given}
+     */
+    void forward(Stream s, Linear.Call[] calls, LoraPair[] pairs, Tensor x, Tensor residual, Tensor[] y, Tensor[] u,
+            boolean given) {
+        List<VectorGemm.FewColumns> few = new ArrayList<>();
+        List<VectorGemm.Part> parts = new ArrayList<>();
+        parts.add(new VectorGemm.Part(x, false, 1, few));
+        int count = 1;
+        for (int i = 0; i < calls.length; i++) {
+            if (pairs[i] == null) {
+                continue;
+            }
+            count++;
+            parts.add(new VectorGemm.Part(u[i], (float) pairs[i].scale()));
+            if (given) {
+                continue;
+            }
+            if (pairs[i].rank() <= VectorGemm.FEW_COLUMNS) {
+                few.add(new VectorGemm.FewColumns(pairs[i].a(), true, 1, u[i]));
+            } else {
+                Matmul.nt(s, x, pairs[i].a(), 1, u[i], false);
+            }
+        }
+        List<VectorGemm.Result> results = new ArrayList<>();
+        int part = 1;
+        for (int i = 0; i < calls.length; i++) {
+            VectorGemm.PanelSource[] b = new VectorGemm.PanelSource[count];
+            b[0] = columns(calls[i].weight(), x.dtype());
+            if (pairs[i] != null) {
+                b[part++] = dense.columns(pairs[i].b());
+            }
+            results.add(new VectorGemm.Result(y[i], residual, false, b));
+        }
+        gemm.multiply(parts, results);
+    }
+
+    /**
+     * {@code dx = base + Σ dy·W + du·A} over the layers, and {@code du = scale·dy·B}.
+     *
+     * @param pairs of each layer, null without
+     * @param base dx itself or null
+     * @param du of each layer, [N, r] of its pair, overwritten
+     * @param through whether du goes to dx; with dropout it does not yet
+     */
+    void backward(Stream s, Linear.Call[] calls, LoraPair[] pairs, Tensor[] dy, Tensor base, Tensor dx, Tensor[] du,
+            boolean through) {
+        List<VectorGemm.Part> parts = new ArrayList<>();
+        List<VectorGemm.PanelSource> b = new ArrayList<>();
+        for (int i = 0; i < calls.length; i++) {
+            List<VectorGemm.FewColumns> few = List.of();
+            if (pairs[i] != null) {
+                float scale = (float) pairs[i].scale();
+                if (pairs[i].rank() <= VectorGemm.FEW_COLUMNS) {
+                    few = List.of(new VectorGemm.FewColumns(pairs[i].b(), false, scale, du[i]));
+                } else {
+                    Matmul.nn(s, dy[i], pairs[i].b(), scale, du[i], false);
+                }
+            }
+            parts.add(new VectorGemm.Part(dy[i], false, 1, few));
+            b.add(rows(calls[i].weight(), dx.dtype()));
+        }
+        for (int i = 0; through && i < calls.length; i++) {
+            if (pairs[i] != null) {
+                parts.add(new VectorGemm.Part(du[i], 1));
+                b.add(VectorDensePanels.rows(pairs[i].a()));
+            }
+        }
+        gemm.multiply(parts, List.of(new VectorGemm.Result(dx, base, false, b.toArray(VectorGemm.PanelSource[]::new))));
+    }
+
+    private VectorGemm.PanelSource columns(LinearWeight weight, DType compute) {
+        return switch (weight) {
+            case LinearWeight.Dense d -> dense.columns(d.w());
+            case LinearWeight.Quantized q -> quantized.columns(q.w(), compute);
+        };
+    }
+
+    private VectorGemm.PanelSource rows(LinearWeight weight, DType compute) {
+        return switch (weight) {
+            case LinearWeight.Dense d -> VectorDensePanels.rows(d.w());
+            case LinearWeight.Quantized q -> quantized.rows(q.w(), compute);
+        };
+    }
+}

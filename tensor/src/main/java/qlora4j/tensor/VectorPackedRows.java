@@ -1,0 +1,187 @@
+package qlora4j.tensor;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+
+/**
+ * The left side of a {@link VectorGemm} product, packed: its parts lie side by side in the direction of k and are cut
+ * into pieces of {@link VectorGemm#KC} columns; a piece lies in groups of a few rows as {@link VectorGemmTile} reads
+ * them. What is to be multiplied with a few columns too is, while its rows pass by, so that they are read once.
+ */
+final class VectorPackedRows {
+    private static final int KC = VectorGemm.KC;
+    private static final int GROUP = VectorGemmTile.GROUP;
+    /** Rows that are read together: whole groups. */
+    private static final int ROWS = VectorNarrow.ROWS;
+    /** Rows that a task packs: whole groups, and whole vectors, at every width. */
+    private static final int STRIP = 4 * ROWS;
+
+    private final Team team;
+    private final VectorNarrow.Scratch[] scratch;
+    private final float[][][] narrowSums;
+    private final List<VectorNarrow.Columns> columns = new ArrayList<>();
+    private final List<Piece> pieces = new ArrayList<>();
+    private float[] packed = new float[0];
+
+    /**
+     * Columns {@code p0 .. p0 + pc} of a part.
+     *
+     * @param at where its first group lies
+     * @param stride from one group to the next; behind each is room for a vector that is written over its end
+     */
+    record Piece(int part, int p0, int pc, int at, int stride) {
+        /** Where the group of row i begins. */
+        int group(int i) {
+            return at + i / GROUP * stride;
+        }
+    }
+
+    VectorPackedRows(Team team) {
+        this.team = team;
+        this.scratch = VectorNarrow.Scratch.of(team);
+        this.narrowSums = new float[team.size()][0][];
+    }
+
+    /** The pieces of what was packed last, in the order of k. */
+    List<Piece> pieces() {
+        return pieces;
+    }
+
+    float[] packed() {
+        return packed;
+    }
+
+    /** Packs rows {@code from .. from + count}, those up to a whole strip as zeros. */
+    void pack(List<VectorGemm.Part> parts, int from, int count) {
+        cut(parts, count);
+        boolean narrow = false;
+        int slot = 0;
+        for (VectorGemm.Part part : parts) {
+            for (VectorGemm.FewColumns few : part.few()) {
+                narrow = true;
+                if (slot == columns.size()) {
+                    columns.add(new VectorNarrow.Columns());
+                }
+                if (from == 0) {
+                    columns.get(slot).pack(team, scratch, few.b(), few.transposed(), few.alpha(), few.c().cols());
+                }
+                slot++;
+            }
+        }
+        int strips = (count + STRIP - 1) / STRIP;
+        if (narrow) {
+            // A part may be what the one before it has given, so a task packs all parts of its rows.
+            team.run(strips, (strip, worker) -> strip(parts, from, count, strip * STRIP, 0, pieces.size(), worker));
+        } else {
+            team.run(pieces.size() * strips, (task, worker) -> strip(parts, from, count, task % strips * STRIP,
+                    task / strips, task / strips + 1, worker));
+        }
+    }
+
+    private void cut(List<VectorGemm.Part> parts, int count) {
+        pieces.clear();
+        int at = 0;
+        for (int part = 0; part < parts.size(); part++) {
+            int k = parts.get(part).k();
+            for (int p0 = 0; p0 < k; p0 += KC) {
+                int pc = Math.min(KC, k - p0);
+                int stride = roundUp(pc, Lanes.L) * GROUP + Lanes.L;
+                pieces.add(new Piece(part, p0, pc, at, stride));
+                at = Math.addExact(at, Math.multiplyExact(roundUp(count, STRIP) / GROUP, stride));
+            }
+        }
+        if (packed.length < at) {
+            packed = new float[at];
+        }
+    }
+
+    private static int roundUp(int n, int step) {
+        return (n + step - 1) / step * step;
+    }
+
+    /** Pieces {@code first .. end} of a strip of rows from i0 on. */
+    private void strip(List<VectorGemm.Part> parts, int from, int count, int i0, int first, int end, int worker) {
+        int rows = Math.min(STRIP, count - i0);
+        int slot = 0;
+        int next = 0;
+        for (int piece = first; piece < end; piece = next) {
+            int part = pieces.get(piece).part;
+            next = piece + 1;
+            while (next < end && pieces.get(next).part == part) {
+                next++;
+            }
+            VectorGemm.Part p = parts.get(part);
+            if (p.transposed()) {
+                for (int q = piece; q < next; q++) {
+                    packTransposed(p, from + i0, rows, pieces.get(q), i0, scratch[worker].rows);
+                }
+            } else {
+                for (int i = 0; i < rows; i += ROWS) {
+                    packRows(p, from + i0 + i, Math.min(ROWS, rows - i), i0 + i, piece, next, slot, worker);
+                }
+                slot += p.few().size();
+            }
+        }
+    }
+
+    /** At most {@link #ROWS} rows of A from {@code row} on, which are rows {@code to …} of what is packed. */
+    private void packRows(VectorGemm.Part part, int row, int n, int to, int first, int end, int slot, int worker) {
+        VectorNarrow.Scratch own = scratch[worker];
+        Tensor a = part.a();
+        int few = part.few().size();
+        float[][] sums = sums(worker, few);
+        Arrays.fill(own.rows, n * KC, ROWS * KC, 0f);
+        for (int q = first; q < end; q++) {
+            Piece piece = pieces.get(q);
+            for (int r = 0; r < n; r++) {
+                Floats.load(a, (long) (row + r) * a.cols() + piece.p0, piece.pc, own.rows, r * KC);
+                scale(own.rows, r * KC, piece.pc, part.alpha());
+            }
+            for (int r = 0; r < ROWS; r += GROUP) {
+                own.transpose.run(own.rows, r * KC, KC, GROUP, piece.pc, packed, piece.group(to + r), GROUP);
+            }
+            for (int c = 0; c < few; c++) {
+                columns.get(slot + c).addTo(sums[c], own.rows, piece.p0, piece.pc);
+            }
+        }
+        for (int c = 0; c < few; c++) {
+            columns.get(slot + c).write(sums[c], n, part.few().get(c).c(), row, false);
+        }
+    }
+
+    private float[][] sums(int worker, int few) {
+        int had = narrowSums[worker].length;
+        if (had < few) {
+            narrowSums[worker] = Arrays.copyOf(narrowSums[worker], few);
+            for (int i = had; i < few; i++) {
+                narrowSums[worker][i] = new float[VectorNarrow.SUMS];
+            }
+        }
+        for (int i = 0; i < few; i++) {
+            Arrays.fill(narrowSums[worker][i], 0f);
+        }
+        return narrowSums[worker];
+    }
+
+    /** {@code n} rows of A that lie as columns, from {@code row} on; they are rows {@code to …} of what is packed. */
+    private void packTransposed(VectorGemm.Part part, int row, int n, Piece piece, int to, float[] own) {
+        Tensor a = part.a();
+        Arrays.fill(own, n, STRIP + Lanes.L, 0f);
+        for (int p = 0; p < piece.pc; p++) {
+            Floats.load(a, (long) (piece.p0 + p) * a.cols() + row, n, own, 0);
+            scale(own, 0, n, part.alpha());
+            for (int i = 0, at = piece.group(to) + p * GROUP; i < n; i += GROUP, at += piece.stride) {
+                Lanes.copyOver(own, i, GROUP, packed, at);
+            }
+        }
+    }
+
+    private static void scale(float[] x, int at, int n, float alpha) {
+        if (alpha != 1) {
+            for (int i = at; i < at + n; i++) {
+                x[i] *= alpha;
+            }
+        }
+    }
+}
