@@ -131,7 +131,8 @@ record Cost(double amount, String unit, double flops, double read, double moved,
         }
         int n = ModelBenchmark.NEW_TOKENS;
         long linear = (long) quantized(Work.linearParameters(c));
-        double bytes = (n - 1) * Work.decodeBytes(c, linear, type, prompt + n / 2.0);
+        long head = (long) c.vocab() * c.hidden() * type;
+        double bytes = (n - 1) * Work.decodeBytes(c, linear, head, type, prompt + n / 2.0);
         return new Cost(n, "tok/s", Work.prefill(c, prompt), bytes, 0, BenchSettings.FOOTPRINT);
     }
 }
