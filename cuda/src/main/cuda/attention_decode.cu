@@ -8,6 +8,7 @@
 // bit for bit, and sets the unit's counter back to zero.
 //
 // workspace: [units, splits, 16, D + 4] F32; counters: [units] zero before the first call. Both unused when splits is 1.
+#include "grid.cuh"
 #include "attention_decode.cuh"
 
 // Sums of four elements of a row, so far: of exp(s - most)·v and of exp(s - most).
@@ -139,6 +140,8 @@ __device__ __forceinline__ void decode(const typename Warp::Element* q, const ty
                                        const int* kvStart, const int* kvLen, ELEMENT* out, float* lse, float* workspace,   \
                                        u32* counters, int sequences, int heads, int kvHeads, int d, int window,            \
                                        int splits, float scale) {                                                          \
+        next_may_begin();                                                                                                  \
+        previous_has_ended();                                                                                              \
         decode<D, WARP<D>>(q, k, v, out,                                                                                   \
                            {cuQ, kvStart, kvLen, lse, workspace, counters, sequences, heads, kvHeads, d, window, splits,   \
                             scale});                                                                                       \

@@ -7,6 +7,9 @@
 //   dropout    out [rows, n] = dropout(x), or added: an element is kept as qlora4j.lora.Dropout says
 //   add_rows   y [rows, n] = residual [rows, n] + bias [n] (either may be null), or added to y
 //   sum_rows   sums [n] += the sum of dy [rows, n] over its rows, each column in one order
+//
+//   round_parts   to = from of up to six matrices, rounded to bfloat16      add_parts   to += from of up to three
+#include "grid.cuh"
 #include "numbers.cuh"
 #include "philox.cuh"
 
@@ -117,6 +120,47 @@ __device__ void sum_rows(const T *dy, long rows, int n, S *sums) {
             sum += part[i][threadIdx.x];
         }
         sums[column] = from_f32<S>(to_f32(sums[column]) + sum);
+    }
+}
+
+// Matrices that lie anywhere, each copied whole; gridDim.y of them.
+struct Part {
+    const f32 *from;
+    void *to;
+    long n;
+};
+
+struct Parts {
+    Part of[6];
+};
+
+extern "C" __global__ void __launch_bounds__(256) round_parts(const __grid_constant__ Parts all) {
+    const Part &p = all.of[blockIdx.y];
+    long at = ((long)blockIdx.x * blockDim.x + threadIdx.x) * PIECE;
+    bf16 *to = (bf16 *)p.to + at;
+    if (at + PIECE <= p.n && aligned(p.from, 16) && aligned(to, 16)) {
+        float v[PIECE];
+        load8(p.from + at, v);
+        store8(to, v);
+        return;
+    }
+    for (int i = 0; i < PIECE && at + i < p.n; i++) {
+        to[i] = from_f32<bf16>(p.from[at + i]);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(256) add_parts(const __grid_constant__ Parts all) {
+    const Part &p = all.of[blockIdx.y];
+    long at = ((long)blockIdx.x * blockDim.x + threadIdx.x) * 4;
+    f32 *to = (f32 *)p.to + at;
+    const f32 *from = p.from + at;
+    if (at + 4 <= p.n && aligned(from, 16) && aligned(to, 16)) {
+        float4 a = *(const float4 *)to, b = *(const float4 *)from;
+        *(float4 *)to = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+        return;
+    }
+    for (int i = 0; i < 4 && at + i < p.n; i++) {
+        to[i] += from[i];
     }
 }
 
@@ -248,6 +292,8 @@ __device__ void lora_up(const f32 *u, int u_stride, Rows rows, const f32 *b, int
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(DOWN_THREADS) lora_down_##T(const T *x, int m, const int *slots, int slot,      \
             int in, const __grid_constant__ Downs all) {                                                               \
+        next_may_begin();                                                                                              \
+        previous_has_ended();                                                                                          \
         const Down &d = all.of[blockIdx.y];                                                                            \
         if (blockIdx.x < d.rank) {                                                                                     \
             lora_down(x, Rows{m, slots, slot}, d.a, in, d.u, d.u_stride);                                              \

@@ -3,6 +3,7 @@
 //   (a, b) = (x[j], x[j + D/2]) of every head   ->   (a*cos - b*sin, b*cos + a*sin)
 //
 // A block a row of q and k together; a thread N neighbouring pairs at a time.
+#include "grid.cuh"
 #include "elements.cuh"
 #include "fault.cuh"
 
@@ -52,6 +53,8 @@ __device__ void rope(T* q, T* k, const int* positions, const float* table, int h
 #define VARIANT(suffix, T)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256) rope_##suffix(T* q, T* k, const int* positions,                 \
             const float* table, int heads, int kvHeads, int dim, int tablePositions, int inverse, int4* faults) {     \
+        next_may_begin();                                                                                             \
+        previous_has_ended();                                                                                         \
         rope(q, k, positions, table, heads, kvHeads, dim, tablePositions, inverse, faults);                           \
     }
 

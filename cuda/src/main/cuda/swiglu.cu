@@ -4,6 +4,7 @@
 //   dGate = dOut*up*sigma*(1 + gate*(1 - sigma))              dUp = dOut*gate*sigma
 //
 // dGate and dUp may be gate and up: a thread reads its elements before it writes them.
+#include "grid.cuh"
 #include "elements.cuh"
 
 __device__ inline float sigmoid(float x) {
@@ -56,6 +57,8 @@ __device__ void backward(const T* dOut, const T* gate, const T* up, T* dGate, T*
 #define VARIANT(suffix, T)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256) swiglu_forward_##suffix(const T* gate, const T* up, T* out,     \
             i64 n) {                                                                                                  \
+        next_may_begin();                                                                                             \
+        previous_has_ended();                                                                                         \
         forward(gate, up, out, n);                                                                                    \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) swiglu_backward_##suffix(const T* dOut, const T* gate,          \

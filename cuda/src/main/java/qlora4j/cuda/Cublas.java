@@ -143,6 +143,11 @@ final class Cublas implements AutoCloseable {
     synchronized void multiply(Products.Layout layout, Products.Matrix a, Products.Matrix b, Products.Matrix c, int k,
             float alpha, boolean accumulate) {
         cuda.context().enter();
+        CudaProfile profile = cuda.profile();
+        if (profile != null) {
+            profile.begin(
+                    "cublas " + layout + " " + c.rows() + " x " + c.cols() + " x " + k + (accumulate ? " added" : ""));
+        }
         scalars.setAtIndex(JAVA_FLOAT, 0, alpha);
         scalars.setAtIndex(JAVA_FLOAT, 1, accumulate ? 1 : 0);
         int status;
@@ -155,6 +160,9 @@ final class Cublas implements AutoCloseable {
                     a.type() == DType.F32 ? COMPUTE_32F_PEDANTIC : COMPUTE_32F, ALGORITHM_DEFAULT);
         } catch (Throwable t) {
             throw new IllegalStateException("a call of cuBLAS failed", t);
+        }
+        if (profile != null) {
+            profile.end();
         }
         if (status != 0) {
             throw new IllegalStateException("cublasGemmEx " + layout + " of " + a + " and " + b + " into " + c

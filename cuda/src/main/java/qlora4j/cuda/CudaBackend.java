@@ -304,6 +304,10 @@ public final class CudaBackend implements Backend {
         return new CudaHostCopies(this);
     }
 
+    boolean recording() {
+        return recording;
+    }
+
     /** While a step is recorded nothing may be allocated. */
     void recording(boolean on) {
         recording = on;

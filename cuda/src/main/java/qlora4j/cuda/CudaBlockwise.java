@@ -274,9 +274,14 @@ final class CudaBlockwise implements BlockwiseKernels {
         }
     }
 
-    /** W in the workspace, behind the scratch memory of {@link Products}. */
+    /** Workspace of a product with a matrix of {@code size} elements that is dequantized to {@code type} for it. */
+    static long workspaceBytes(DType type, long size) {
+        return Math.max(Products.SCRATCH_BYTES, Products.OPERANDS + type.bytes(size));
+    }
+
+    /** W in the workspace, where {@link Products} would round operands: none is rounded beside it. */
     private Matrix dequantized(CudaStream s, QuantizedTensor w, DType type) {
-        long at = cuda.workspace(Products.SCRATCH_BYTES + type.bytes(w.size())) + Products.SCRATCH_BYTES;
+        long at = cuda.workspace(workspaceBytes(type, w.size())) + Products.OPERANDS;
         dequantize(s, w, dequantize4.get(Tensor.shapeOnly(type, 1)), at);
         return new Matrix(at, type, w.outFeatures(), w.inFeatures(), w.inFeatures());
     }

@@ -73,6 +73,11 @@ final class CudaDecoder implements DecoderKernels {
         return Math.clamp(threads, WARP, most);
     }
 
+    /** Threads for a row of a norm; where rows are few, a piece each, as nothing else hides how long a thread takes. */
+    private static int normThreads(Tensor x) {
+        return threads((x.dim(0) <= CudaMatmul.FEW_ROWS ? 2 : 1) * x.dtype().bytes(x.cols()), NORM_THREADS);
+    }
+
     /** Blocks that cover {@code t} with a piece a thread. */
     private static long blocks(Tensor t) {
         return Math.ceilDiv(t.bytes(), (long) ROW_THREADS * PIECE);
@@ -108,7 +113,7 @@ final class CudaDecoder implements DecoderKernels {
     public void rmsNorm(Stream s, Tensor x, Tensor weight, double eps, Tensor y, Tensor rstd) {
         Variants.same("rmsNorm", x, y);
         int c = x.cols();
-        norm.get(x, weight).launch((CudaStream) s, x.dim(0), threads(x.dtype().bytes(c), NORM_THREADS),
+        norm.get(x, weight).launch((CudaStream) s, x.dim(0), normThreads(x),
                 Kernel.args().ptr(x).ptr(weight).f64(eps).ptr(y).ptr(rstd).i32(c));
     }
 

@@ -22,7 +22,7 @@ final class CudaDriver {
     /** What such a driver answers to cuDriverGetVersion at least. */
     private static final int OLDEST_CUDA = 12040;
 
-    private static final String LIBRARY = "libcuda.so.1";
+    static final String LIBRARY = "libcuda.so.1";
     private static final String TMPDIR = "java.io.tmpdir";
     private static final Optional<String> UNAVAILABLE = load();
 

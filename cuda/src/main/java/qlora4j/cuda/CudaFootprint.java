@@ -21,12 +21,12 @@ final class CudaFootprint implements Footprint {
     }
 
     /**
-     * cuBLAS' workspace, and the shared one, which is as large as the largest operation wants it: a product's parts and
-     * rounded operands with the dequantized matrix behind.
+     * cuBLAS' workspace, and the shared one, which is as large as the largest operation wants it: a product's parts, and
+     * rounded operands or a dequantized matrix.
      */
     @Override
     public long workspaceBytes(Step step) {
-        long product = Products.SCRATCH_BYTES + step.type().bytes(step.largestQuantized());
+        long product = CudaBlockwise.workspaceBytes(step.type(), step.largestQuantized());
         return Cublas.WORKSPACE_BYTES + Math.max(product, ATTENTION_BYTES * step.rows() * step.heads());
     }
 }

@@ -41,6 +41,7 @@ final class CudaLora implements LoraKernels {
             .withInitial(() -> Arena.ofAuto().allocate((long) DOWN_BYTES * CudaMatvec.MOST, 8));
     private final CudaBlockwise blockwise;
     private final Products products;
+    private final NarrowLora narrow;
     private final Variants dropout;
     private final Variants addRows;
     private final Variants sumRows;
@@ -50,6 +51,7 @@ final class CudaLora implements LoraKernels {
     CudaLora(CudaBackend cuda, CudaBlockwise blockwise, Products products) {
         this.blockwise = blockwise;
         this.products = products;
+        narrow = new NarrowLora(cuda, blockwise, products, this);
         CudaModules m = cuda.modules();
         dropout = Variants.of(m, "lora", "dropout", DType.F32, DType.BF16);
         addRows = Variants.of(m, "lora", "add_rows", DType.F32, DType.BF16);
@@ -94,6 +96,11 @@ final class CudaLora implements LoraKernels {
         boolean few = x.rows() <= CudaMatmul.FEW_ROWS;
         if (few && dropped == null && together(s, new Linear.Call[]{call}, x, new Tensor[]{residual}, new Tensor[]{y},
                 new Tensor[]{u})) {
+            return;
+        }
+        if (NarrowLora.takes(new Linear.Call[]{call}, x, new Tensor[]{u})) {
+            narrow.forward(s, new Linear.Call[]{call}, x, droppedInput(s, call, x, dropped), new Tensor[]{residual},
+                    new Tensor[]{y}, new Tensor[]{u});
             return;
         }
         if (u != null) {
@@ -202,7 +209,10 @@ final class CudaLora implements LoraKernels {
 
     @Override
     public void forward(Stream stream, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u) {
-        if (!together((CudaStream) stream, calls, x, new Tensor[calls.length], y, u)) {
+        CudaStream s = (CudaStream) stream;
+        if (NarrowLora.takes(calls, x, u)) {
+            narrow.forward(s, calls, x, x, new Tensor[calls.length], y, u);
+        } else if (!together(s, calls, x, new Tensor[calls.length], y, u)) {
             LoraKernels.super.forward(stream, calls, x, y, u);
         }
     }
@@ -215,7 +225,8 @@ final class CudaLora implements LoraKernels {
                         .i32(pair.rank()).f32((float) pair.scale()).ptr(y));
     }
 
-    private void product(CudaStream s, LinearWeight weight, Tensor x, Tensor y, boolean accumulate) {
+    /** {@code y = x·Wᵀ}, or added to y. */
+    void product(CudaStream s, LinearWeight weight, Tensor x, Tensor y, boolean accumulate) {
         switch (weight) {
             case LinearWeight.Quantized q -> blockwise.multiply(s, x, q.w(), y, accumulate, null, null);
             case LinearWeight.Dense d -> Matmul.nt(s, x, d.w(), 1, y, accumulate);
@@ -227,6 +238,11 @@ final class CudaLora implements LoraKernels {
             Tensor du, Tensor dropped) {
         CudaStream s = (CudaStream) stream;
         if (dy.rows() == 0) {
+            return;
+        }
+        if (NarrowLora.takes(new Linear.Call[]{call}, x, new Tensor[]{u})) {
+            narrow.backward(s, new Linear.Call[]{call}, new Tensor[]{dy}, x, droppedInput(s, call, x, dropped),
+                    new Tensor[]{u}, accumulate, dx, new Tensor[]{du}, dropped);
             return;
         }
         if (call.dWeight() != null) {
@@ -258,6 +274,22 @@ final class CudaLora implements LoraKernels {
                 addBack(s, call, du, dropped, dx);
             }
         }
+    }
+
+    @Override
+    public void backward(Stream stream, Linear.Call[] calls, Tensor[] dy, Tensor x, Tensor[] u, Tensor dx,
+            Tensor[] du) {
+        if (NarrowLora.takes(calls, x, u)) {
+            narrow.backward((CudaStream) stream, calls, dy, x, x, u, false, dx, du, null);
+        } else {
+            LoraKernels.super.backward(stream, calls, dy, x, u, dx, du);
+        }
+    }
+
+    /** All that reads x is enqueued before what writes dx. */
+    @Override
+    public void backwardInPlace(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor du) {
+        backward(s, call, dy, x, u, false, x, du, null);
     }
 
     /** Begins dx with {@code du·A} where all rows have one adapter and no dropout; whether it did. */
@@ -303,12 +335,13 @@ final class CudaLora implements LoraKernels {
     }
 
     /** {@code y = residual + bias}; either may be null. */
-    private void addRows(CudaStream s, Tensor residual, Tensor bias, Tensor y) {
+    void addRows(CudaStream s, Tensor residual, Tensor bias, Tensor y) {
         addRows.get(y).launch(s, pieces(y), THREADS,
                 Kernel.args().ptr(residual).ptr(bias).i64(y.rows()).i32(y.cols()).flag(false).ptr(y));
     }
 
-    private void sumRows(CudaStream s, Tensor dy, Tensor dBias) {
+    /** {@code dBias += Σ dy} over the rows. */
+    void sumRows(CudaStream s, Tensor dy, Tensor dBias) {
         sumRows.get(dy).launch(s, Math.ceilDiv(dy.cols(), SUM_COLUMNS), THREADS,
                 Kernel.args().ptr(dy).i64(dy.rows()).i32(dy.cols()).flag(dBias.dtype() == DType.F32).ptr(dBias));
     }

@@ -9,7 +9,8 @@ import qlora4j.tensor.Tensor;
 
 /**
  * Products of up to {@link CudaMatmul#FEW_ROWS} bfloat16 rows with up to {@link #MOST} 4-bit matrices in one launch of
- * {@code nf4_matvec.cu}, which adds each matrix's residual, bias and adapter before it rounds.
+ * {@code nf4_matvec_wide.cu} or, where their layout is not as nearly always, of {@code nf4_matvec.cu}. Each matrix's residual,
+ * bias and adapter are added before results are rounded.
  */
 final class CudaMatvec {
     /** Matrices of a launch: {@code MOST_MATRICES} of matrices.cuh. */
@@ -21,12 +22,18 @@ final class CudaMatvec {
     private static final int TABLE_BYTES = 256 * 32 * 8;
     /** What the kernel holds beside (13 KiB), and what the driver keeps. */
     private static final int RESERVED_BYTES = 15 << 10;
+    /** What the wide kernel takes: whole units of columns, the same constant for a chunk of them. */
+    private static final int UNIT = 256;
+    private static final int CHUNK = 64;
+    /** Between rows of x in its shared memory. */
+    private static final int X_GAP = 16;
     /** {@code struct Matrix4} and {@code struct Matrices} of matrices.cuh. */
     private static final int MATRIX_BYTES = 9 * 8 + 6 * 4;
     private static final int LAYOUT_BYTES = MOST * MATRIX_BYTES + 4 * 4;
 
     private final CudaBackend cuda;
     private final Kernel kernel;
+    private final Kernel wideKernel;
     private final ThreadLocal<MemorySegment> layout = ThreadLocal
             .withInitial(() -> Arena.ofAuto().allocate(LAYOUT_BYTES, 8));
 
@@ -42,12 +49,13 @@ final class CudaMatvec {
     }
 
     /** How a launch is divided. */
-    private record Division(int tilesPerBlock, int bytes, boolean copiesX) {
+    record Division(int tilesPerBlock, int bytes, boolean copiesX, boolean wide) {
     }
 
     CudaMatvec(CudaBackend cuda) {
         this.cuda = cuda;
         kernel = cuda.modules().kernel("nf4_matvec", "nf4_matvec_bf16");
+        wideKernel = cuda.modules().kernel("nf4_matvec_wide", "nf4_matvec_wide_bf16");
     }
 
     /** Whether matrices can go in one launch with {@code a}. */
@@ -56,14 +64,21 @@ final class CudaMatvec {
                 && a.config().type() == b.config().type();
     }
 
-    /** A block a multiprocessor, unless its sums would not fit into shared memory; x is copied where there is room. */
-    private Division divide(int tiles, int m, int in) {
-        int limit = cuda.context().sharedPerBlock() - RESERVED_BYTES;
+    /**
+     * A block a multiprocessor, unless its sums would not fit into shared memory; x is copied where there is room, which
+     * the wide kernel needs.
+     *
+     * @param shared bytes that a block may ask for
+     */
+    static Division divide(int tiles, int m, int in, int blocksize, int multiprocessors, int shared) {
+        int limit = shared - RESERVED_BYTES;
         int most = (limit - TABLE_BYTES) / (Float.BYTES * m * TILE_ROWS) - WARPS;
-        int perBlock = Math.min(Math.ceilDiv(tiles, cuda.context().multiprocessors()), most);
+        int perBlock = Math.min(Math.ceilDiv(tiles, multiprocessors), most);
         int bytes = TABLE_BYTES + Float.BYTES * (WARPS + perBlock) * m * TILE_ROWS;
-        long withX = bytes + (long) Short.BYTES * m * in;
-        return withX <= limit ? new Division(perBlock, (int) withX, true) : new Division(perBlock, bytes, false);
+        long withX = bytes + (long) m * (Short.BYTES * in + X_GAP);
+        boolean copies = withX <= limit;
+        return new Division(perBlock, copies ? (int) withX : bytes, copies,
+                copies && in % UNIT == 0 && blocksize >= CHUNK);
     }
 
     /** {@code y = x·Wᵀ + residual + bias + scale·u·Bᵀ} of each. */
@@ -87,10 +102,11 @@ final class CudaMatvec {
         all.set(ValueLayout.JAVA_INT, rest + 4, in);
         all.set(ValueLayout.JAVA_INT, rest + 8, Integer.numberOfTrailingZeros(blocksize));
         all.set(ValueLayout.JAVA_INT, rest + 12, adapted ? 1 : 0);
-        Division d = divide(tiles, x.rows(), in);
-        kernel.launch(s, Math.ceilDiv(tiles, d.tilesPerBlock), 1, 1, THREADS, d.bytes,
-                Kernel.args().ptr(x).i32(x.rows()).ptr(map).ptr(codebook).i32(d.tilesPerBlock)
-                        .flag(d.copiesX).bytes(all, 8));
+        Division d = divide(tiles, x.rows(), in, blocksize, cuda.context().multiprocessors(),
+                cuda.context().sharedPerBlock());
+        Kernel.Args args = Kernel.args().ptr(x).i32(x.rows()).ptr(map).ptr(codebook).i32(d.tilesPerBlock);
+        (d.wide ? wideKernel : kernel).launch(s, Math.ceilDiv(tiles, d.tilesPerBlock), 1, 1, THREADS, d.bytes,
+                (d.wide ? args : args.flag(d.copiesX)).bytes(all, 8));
     }
 
     private static void write(MemorySegment to, Product p, int firstTile) {

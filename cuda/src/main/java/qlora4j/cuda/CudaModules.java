@@ -5,10 +5,12 @@ import static qlora4j.cuda.CudaDriver.check;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.UncheckedIOException;
+import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.Map;
-import jcuda.driver.CUfunction;
+import java.util.Set;
 import jcuda.driver.CUmodule;
 import jcuda.driver.JCudaDriver;
 
@@ -19,10 +21,14 @@ import jcuda.driver.JCudaDriver;
  */
 final class CudaModules implements AutoCloseable {
     private static final int HOPPER = 90;
+    /** What grid.cuh writes, and what takes its place from compute capability 9.0 on. */
+    private static final String WAIT = "//grid.wait";
+    private static final String RELEASE = "//grid.launch_dependents";
 
     private final CudaContext context;
     private final boolean hopper;
     private final Map<String, CUmodule> loaded = new HashMap<>();
+    private final Set<String> overlapping = new HashSet<>();
 
     CudaModules(CudaContext context) {
         this.context = context;
@@ -43,9 +49,9 @@ final class CudaModules implements AutoCloseable {
         return hopper && resource(module + ".sm_90a.ptx") != null;
     }
 
-    synchronized CUfunction function(String module, String name) {
+    synchronized Function function(String module, String name) {
         CUmodule m = loaded.computeIfAbsent(module, this::load);
-        CUfunction f = new CUfunction();
+        Function f = new Function();
         check(JCudaDriver.cuModuleGetFunction(f, m, name), "cuModuleGetFunction " + module + "." + name);
         return f;
     }
@@ -56,9 +62,32 @@ final class CudaModules implements AutoCloseable {
         if (ptx == null) {
             throw new IllegalStateException("there is no " + module + ".ptx in this installation");
         }
+        if (context.capability() >= HOPPER) {
+            ptx = overlapping(new String(ptx, StandardCharsets.US_ASCII)).getBytes(StandardCharsets.US_ASCII);
+        }
         CUmodule m = new CUmodule();
         check(JCudaDriver.cuModuleLoadData(m, Arrays.copyOf(ptx, ptx.length + 1)), "cuModuleLoadData of " + module);
         return m;
+    }
+
+    /** The same with grid.cuh's instructions; notes which kernels wait by themselves. */
+    private String overlapping(String ptx) {
+        if (!ptx.contains(WAIT)) {
+            return ptx;
+        }
+        String[] entries = ptx.split("\\.visible \\.entry ");
+        for (int i = 1; i < entries.length; i++) {
+            if (entries[i].contains(WAIT)) {
+                overlapping.add(entries[i].substring(0, entries[i].indexOf('(')).strip());
+            }
+        }
+        return ptx.replace(".target sm_80", ".target sm_90").replace(WAIT, "griddepcontrol.wait;")
+                .replace(RELEASE, "griddepcontrol.launch_dependents;");
+    }
+
+    /** Whether a kernel that was loaded waits by itself for the one in front of it, and may begin before that ends. */
+    synchronized boolean overlaps(String name) {
+        return overlapping.contains(name);
     }
 
     private static byte[] resource(String name) {

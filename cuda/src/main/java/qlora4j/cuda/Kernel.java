@@ -6,7 +6,6 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import jcuda.Pointer;
-import jcuda.driver.CUfunction;
 import jcuda.driver.CUfunction_attribute;
 import jcuda.driver.JCudaDriver;
 import qlora4j.tensor.Tensor;
@@ -28,7 +27,8 @@ final class Kernel {
     private final CudaModules modules;
     private final String module;
     private final String name;
-    private CUfunction function;
+    private Function function;
+    private boolean overlaps;
     private int sharedAllowed = SHARED_WITHOUT_ASKING;
 
     Kernel(CudaModules modules, String module, String name) {
@@ -57,7 +57,7 @@ final class Kernel {
             throw new IllegalArgumentException(this + ": a grid of " + gridX + " x " + gridY + " x " + gridZ
                     + " blocks is beyond what the GPU takes");
         }
-        CUfunction f = function();
+        Function f = function();
         if (sharedBytes > sharedAllowed) {
             allowShared(f, sharedBytes);
         }
@@ -65,8 +65,11 @@ final class Kernel {
         if (profile != null) {
             profile.begin(name);
         }
-        int rc = JCudaDriver.cuLaunchKernel(f, (int) gridX, gridY, gridZ, blockX, 1, 1, sharedBytes, stream.handle(),
-                args.table, null);
+        int rc = overlaps && stream.cuda().recording()
+                ? OverlappingLaunch.of(f, (int) gridX, gridY, gridZ, blockX, sharedBytes, stream.cuda().queueAddress(),
+                        args.memory)
+                : JCudaDriver.cuLaunchKernel(f, (int) gridX, gridY, gridZ, blockX, 1, 1, sharedBytes, stream.handle(),
+                        args.table, null);
         if (rc != 0) {
             check(rc, "cuLaunchKernel of " + this + " with " + gridX + " x " + gridY + " x " + gridZ + " blocks of "
                     + blockX + " threads and " + sharedBytes + " bytes of shared memory");
@@ -81,16 +84,17 @@ final class Kernel {
         launch(stream, gridX, 1, 1, blockX, 0, args);
     }
 
-    private synchronized void allowShared(CUfunction f, int bytes) {
+    private synchronized void allowShared(Function f, int bytes) {
         check(JCudaDriver.cuFuncSetAttribute(f, CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                 bytes), "cuFuncSetAttribute of " + this + " to " + bytes + " bytes of shared memory");
         sharedAllowed = bytes;
     }
 
-    private synchronized CUfunction function() {
+    private synchronized Function function() {
         modules.context().enter();
         if (function == null) {
             function = modules.function(module, name);
+            overlaps = modules.overlaps(name);
         }
         return function;
     }

@@ -7,8 +7,9 @@ import qlora4j.tensor.Tensor;
 /**
  * Dense products of any types that occur: cuBLAS where it was found and takes them, else {@code gemm.cu}. When one of the
  * matrices is bfloat16, float32 operands are rounded to bfloat16 and sums are float32; all-float32 products are true
- * float32. Scratch memory is the first {@link #SCRATCH_BYTES} of the backend's workspace; a caller that keeps an operand
- * in the workspace puts it behind.
+ * float32. Scratch memory is the first {@link #SCRATCH_BYTES} of the backend's workspace: parts of sums, room for a
+ * caller, then operands rounded to bfloat16. Who multiplies only what needs no rounding, such as a dequantized matrix
+ * with activations of its type, may keep operands from {@link #OPERANDS} on.
  */
 final class Products {
     /** How the operands lie: {@code A [m, k], B [n, k]}; {@code A [m, k], B [k, n]}; {@code A [k, m], B [k, n]}. */
@@ -22,9 +23,14 @@ final class Products {
             return new Matrix(t.data().address(), t.dtype(), t.rows(), t.cols(), t.cols());
         }
 
-        /** The first {@code cols} columns. */
+        /** The first {@code n} columns. */
         Matrix columns(int n) {
-            return new Matrix(address, type, rows, n, stride);
+            return columns(0, n);
+        }
+
+        /** {@code n} columns from one on. */
+        Matrix columns(int from, int n) {
+            return new Matrix(address + type.bytes(from), type, rows, n, stride);
         }
 
         long elements() {
@@ -50,9 +56,14 @@ final class Products {
         }
     }
 
-    /** Scratch memory of a product: parts of its sums, then operands rounded to bfloat16. */
-    static final long SCRATCH_BYTES = 96L << 20;
-    private static final long PARTS_BYTES = 32L << 20;
+    private static final long PARTS_BYTES = 16L << 20;
+    /** Where a caller of several products may keep something between them. */
+    static final long CALLER = PARTS_BYTES;
+    static final long CALLER_BYTES = 16L << 20;
+    /** Where operands are rounded to. */
+    static final long OPERANDS = CALLER + CALLER_BYTES;
+    private static final long OPERANDS_BYTES = 64L << 20;
+    static final long SCRATCH_BYTES = OPERANDS + OPERANDS_BYTES;
     private static final int ALIGNMENT = 256;
 
     private static final int THREADS = 256;
@@ -147,7 +158,7 @@ final class Products {
         Matrix x = a;
         Matrix y = b;
         if (tensorCores && work >= WORTH_ROUNDING
-                && roundedBytes(a) + roundedBytes(b) <= SCRATCH_BYTES - PARTS_BYTES) {
+                && roundedBytes(a) + roundedBytes(b) <= OPERANDS_BYTES) {
             x = rounded(s, a, 0);
             y = rounded(s, b, roundedBytes(x == a ? null : a));
         }
@@ -179,7 +190,7 @@ final class Products {
         if (m.type() != DType.F32 || m.stride() != m.cols()) {
             return m;
         }
-        long at = cuda.workspace(SCRATCH_BYTES) + PARTS_BYTES + offset;
+        long at = cuda.workspace(SCRATCH_BYTES) + OPERANDS + offset;
         round.launch(s, Math.ceilDiv(m.elements(), 4L * THREADS), THREADS,
                 Kernel.args().ptr(m.address()).ptr(at).i64(m.elements()));
         return new Matrix(at, DType.BF16, m.rows(), m.cols(), m.cols());

@@ -29,6 +29,8 @@ class CudaBlockwiseGpuTest {
     private static final DType[] TYPES = {DType.F32, DType.BF16, DType.F16, DType.F64};
     private static final int[] SIZES = {1, 2, 7, 31, 33, 64, 100, 4095, 4097, 33_000, 65_537};
     private static final double[] SCALES = {1, 1e-3, 3e37, 1e-38, 1e-44, 0};
+    /** Half a unit in the last place of float16: what the codebook's values are off by in nf4_matvec_wide.cu. */
+    private static final double CODES_ROUNDING = 0x1p-12;
     private static final double[] SPECIAL = {0, -0.0, Float.MIN_VALUE, -Float.MIN_NORMAL, 1e-40, Float.MAX_VALUE,
             Double.POSITIVE_INFINITY, Double.NEGATIVE_INFINITY, Double.NaN};
 
@@ -143,14 +145,61 @@ class CudaBlockwiseGpuTest {
                 Tensor y = run.out(type, m, out);
                 Blockwise.matmul(run.s, run.in(x), q, y);
                 return new Tensor[]{y};
-            }, magnitudes(config, w, x, false, null), in);
+            }, magnitudes(config, w, x, false, null), in, rounding(type, m));
             within(run -> {
                 QuantizedTensor q = poisoned(run, config, out, in);
                 Blockwise.quantize(run.s, run.in(w), q);
                 Tensor dx = accumulate ? run.in(before) : run.out(type, m, in);
                 Blockwise.matmulBackward(run.s, run.in(dy), q, accumulate, dx);
                 return new Tensor[]{dx};
-            }, magnitudes(config, w, dy, true, accumulate ? before : null), out + 1);
+            }, magnitudes(config, w, dy, true, accumulate ? before : null), out + 1, 0);
+        }
+    }
+
+    /** Few rows in bfloat16 do not round W, which the scalar backend does: by 2^-9. */
+    private static double rounding(DType type, int m) {
+        return type == DType.BF16 && m <= CudaMatmul.FEW_ROWS ? 0x1p-9 + CODES_ROUNDING : 0;
+    }
+
+    /**
+     * Few rows: constants are multiplied with sums, in float32, so that of W only the codebook is rounded, to float16. x of
+     * any magnitude is brought to float16 and back, rows of zeros too.
+     */
+    @Test
+    void fewRowsDoNotRoundWeights() {
+        for (int i = 0; i < TRIES; i++) {
+            int m = any(1, 1, 2, 3, 8);
+            int in = any(256, 512, 2304, 4096);
+            int out = any(1, 15, 16, 33, 200, 2500);
+            QuantConfig config = new QuantConfig(QuantType.values()[random.nextInt(2)], any(64, 64, 128, 256, 4096),
+                    random.nextBoolean());
+            Tensor w = Gpu.normal(random, DType.F32, out, in);
+            Tensor x = Gpu.normal(random, DType.BF16, m, in);
+            for (int row = 0; row < m; row++) {
+                double scale = any(0, 1, 1, 1000) * Math.scalb(1, any(-100, -20, 0, 20, 90));
+                for (int k = 0; k < in; k++) {
+                    // Some elements are far smaller than the others.
+                    x.set((long) row * in + k, scale * x.get((long) row * in + k) * (k % 7 == 0 ? 0x1p-20 : 1));
+                }
+            }
+            Tensor[][] both = TWINS.run(run -> {
+                boolean host = run.s.device().isHost();
+                QuantizedTensor q = poisoned(run, config, out, in);
+                Blockwise.quantize(run.s, run.in(w), q);
+                Tensor y = run.out(host ? DType.F32 : DType.BF16, m, out);
+                Tensor rows = host ? Tensor.zeros(DType.F32, m, in).copyFrom(x) : x;
+                Blockwise.matmul(run.s, run.in(rows), q, y);
+                return new Tensor[]{y};
+            });
+            Tensor magnitude = magnitudes(config, w, x, false, null);
+            for (int k = 0; k < m * out; k++) {
+                double expected = both[0][0].get(k);
+                double actual = both[1][0].get(k);
+                double bound = (CODES_ROUNDING + in * Twins.EPSILON) * magnitude.get(k);
+                assertThat(Math.abs(actual - expected)).as("m %d, in %d, %s, element %d: %s and %s", m, in, config, k,
+                        actual, expected)
+                        .isLessThanOrEqualTo(bound + 0x1p-8 * (Math.abs(expected) + bound) + 0x1p-133);
+            }
         }
     }
 
@@ -213,8 +262,8 @@ class CudaBlockwiseGpuTest {
         }
     }
 
-    private static void within(Twins.Operation operation, Tensor magnitude, int terms) {
+    private static void within(Twins.Operation operation, Tensor magnitude, int terms, double rounding) {
         Tensor[][] both = TWINS.run(operation);
-        Products64.within(both[0][0], both[1][0], magnitude, terms * Twins.EPSILON);
+        Products64.within(both[0][0], both[1][0], magnitude, terms * Twins.EPSILON + rounding);
     }
 }

@@ -57,4 +57,17 @@ class CudaConstantsTest {
     void threadsAreWholeWarps(long bytes, int most, int expected) {
         assertThat(CudaDecoder.threads(bytes, most)).isEqualTo(expected);
     }
+
+    /** A block for each of 132 multiprocessors; x beside the table and the sums where it fits, else read by each warp. */
+    @ParameterizedTest
+    @CsvSource({"896,1,4096,64,7,true,true", "256,1,14336,64,2,true,true", "256,8,4096,64,2,true,true",
+            "256,8,14336,64,2,false,false", "1,1,256,4096,1,true,true", "896,1,4096,32,7,true,false",
+            "896,1,4128,64,7,true,false", "100000,8,4096,64,280,false,false"})
+    void matvecIsDivided(int tiles, int m, int in, int blocksize, int perBlock, boolean copies, boolean wide) {
+        CudaMatvec.Division d = CudaMatvec.divide(tiles, m, in, blocksize, 132, 227 << 10);
+        assertThat(d.tilesPerBlock()).isEqualTo(perBlock);
+        assertThat(d.copiesX()).isEqualTo(copies);
+        assertThat(d.wide()).isEqualTo(wide);
+        assertThat(d.bytes()).isLessThan(227 << 10);
+    }
 }

@@ -165,6 +165,16 @@ public final class Linear {
             return slot >= 0 && slot < slots.length ? slots[slot] : null;
         }
 
+        /** The same, of which nothing is trained. */
+        Call frozen() {
+            LoraPair[] pairs = slots.clone();
+            for (int i = 0; i < pairs.length; i++) {
+                LoraPair p = pairs[i];
+                pairs[i] = p == null ? null : new LoraPair(p.a(), p.b(), p.scale(), null, null, p.dora());
+            }
+            return new Call(module, weight, bias, null, null, pairs, adapters);
+        }
+
         /** The same without bias, dropout and gradients of weight and bias. */
         Call plain() {
             return new Call(module, weight, null, null, null, slots,
@@ -200,14 +210,18 @@ public final class Linear {
      *         adapter takes part
      */
     public Tensor forward(Stream s, Adapters adapters, Tensor x, Tensor residual, Tensor y) {
-        long n = x.rows();
+        int r = rank(adapters);
+        Tensor u = r == 0 ? null : s.take(wide(x.dtype()), x.rows(), r);
+        forward(s, adapters, x, residual, y, u);
+        return u;
+    }
+
+    private void forward(Stream s, Adapters adapters, Tensor x, Tensor residual, Tensor y, Tensor u) {
         if (y != null) {
             check(x, y, residual);
             Aliasing.checkDisjoint(name, y, x);
         }
-        int r = rank(adapters);
-        Tensor u = r == 0 ? null : s.take(wide(x.dtype()), n, r);
-        Tensor dropped = r == 0 || adapters.dropout() == null ? null : s.take(x.dtype(), n, inFeatures());
+        Tensor dropped = u == null || adapters.dropout() == null ? null : s.take(x.dtype(), x.rows(), inFeatures());
         Call call = call(adapters);
         if (differ(adapters)) {
             refuseTraining(dropped != null);
@@ -220,24 +234,55 @@ public final class Linear {
             s.kernels(LoraKernels.class).forward(s, call, x, residual, y, u, dropped);
         }
         s.release(dropped);
-        return u;
+    }
+
+    /**
+     * What {@link #forward(Stream, Adapters, List, Tensor, Tensor...)} leaves of layers that take the same x.
+     *
+     * @param memory what is released when it is no longer needed; null where no layer has an adapter
+     * @param of u of each layer, one behind the other in that memory; null where a layer has no adapter
+     */
+    public record Inner(Tensor memory, Tensor[] of) {
+    }
+
+    /** Memory for u of all layers, or for its gradient. */
+    private static Inner inner(Stream s, Adapters adapters, List<Linear> layers, Tensor x) {
+        long n = x.rows();
+        Tensor[] of = new Tensor[layers.size()];
+        int[] ranks = new int[of.length];
+        int all = 0;
+        for (int i = 0; i < of.length; i++) {
+            ranks[i] = layers.get(i).rank(adapters);
+            all += ranks[i];
+        }
+        Tensor memory = all == 0 ? null : s.take(wide(x.dtype()), n, all);
+        long from = 0;
+        for (int i = 0; i < of.length; i++) {
+            of[i] = ranks[i] == 0 ? null : memory.slice(from, n, ranks[i]);
+            from += n * ranks[i];
+        }
+        return new Inner(memory, of);
+    }
+
+    /** Whether something keeps the layers apart, so that they do not go in one operation. */
+    private static boolean apart(Adapters adapters, List<Linear> layers) {
+        boolean apart = adapters.dropout() != null;
+        for (int i = 0; i < layers.size(); i++) {
+            apart |= layers.get(i).isAlone(adapters);
+        }
+        return apart;
     }
 
     /**
      * {@link #forward} of layers that take the same x, such as q, k and v: one operation where nothing keeps them apart.
      *
      * @param y of each layer, [N, out], overwritten
-     * @return u of each layer, as {@link #forward} returns it
      */
-    public static Tensor[] forward(Stream s, Adapters adapters, List<Linear> layers, Tensor x, Tensor... y) {
-        Tensor[] u = new Tensor[y.length];
-        boolean alone = adapters.dropout() != null;
-        for (int i = 0; i < layers.size(); i++) {
-            alone |= layers.get(i).isAlone(adapters);
-        }
-        if (alone) {
+    public static Inner forward(Stream s, Adapters adapters, List<Linear> layers, Tensor x, Tensor... y) {
+        Inner u = inner(s, adapters, layers, x);
+        if (apart(adapters, layers)) {
             for (int i = 0; i < y.length; i++) {
-                u[i] = layers.get(i).forward(s, adapters, x, null, y[i]);
+                layers.get(i).forward(s, adapters, x, null, y[i], u.of[i]);
             }
             return u;
         }
@@ -246,11 +291,9 @@ public final class Linear {
             Linear l = layers.get(i);
             l.check(x, y[i], null);
             Aliasing.checkDisjoint(l.name, y[i], x);
-            int r = l.rank(adapters);
-            u[i] = r == 0 ? null : s.take(wide(x.dtype()), x.rows(), r);
             calls[i] = l.call(adapters);
         }
-        s.kernels(LoraKernels.class).forward(s, calls, x, y, u);
+        s.kernels(LoraKernels.class).forward(s, calls, x, y, u.of);
         return u;
     }
 
@@ -287,31 +330,51 @@ public final class Linear {
     }
 
     /**
+     * {@link #backward} for a caller that no longer needs x: dx takes its place where that is possible.
+     *
+     * @param x [N, in], overwritten
+     * @return dx: x itself, or a tensor of the stream, which the caller releases, where dropout or magnitudes need x to
+     *         the end
+     */
+    public Tensor backwardInPlace(Stream s, Adapters adapters, Tensor dy, Tensor x, Tensor u) {
+        if (adapters.dropout() != null || isAlone(adapters)) {
+            Tensor dx = s.take(x.dtype(), x.shape());
+            backward(s, adapters, dy, x, u, false, dx);
+            return dx;
+        }
+        check(x, dy, null);
+        Aliasing.checkDisjoint(name, x, dy);
+        Tensor du = u == null ? null : s.take(u.dtype(), u.shape());
+        s.kernels(LoraKernels.class).backwardInPlace(s, call(adapters), dy, x, u, du);
+        s.release(du);
+        return x;
+    }
+
+    /**
      * {@link #backward} of layers that took the same x: dx is overwritten with the sum of what each gives.
      *
      * @param dy of each layer
-     * @param u of each layer, as {@link #forward} returned them
+     * @param u of the layers, as {@link #forward} returned it
      * @param dx [N, in]
      */
-    public static void backward(Stream s, Adapters adapters, List<Linear> layers, Tensor[] dy, Tensor x, Tensor[] u,
+    public static void backward(Stream s, Adapters adapters, List<Linear> layers, Tensor[] dy, Tensor x, Inner u,
             Tensor dx) {
-        if (adapters.dropout() != null || layers.stream().anyMatch(l -> l.isAlone(adapters))) {
+        if (apart(adapters, layers)) {
             for (int i = 0; i < dy.length; i++) {
-                layers.get(i).backward(s, adapters, dy[i], x, u[i], i > 0, dx);
+                layers.get(i).backward(s, adapters, dy[i], x, u.of[i], i > 0, dx);
             }
             return;
         }
-        Tensor[] du = new Tensor[dy.length];
         Call[] calls = new Call[dy.length];
         for (int i = 0; i < dy.length; i++) {
             Linear l = layers.get(i);
             l.check(x, dy[i], null);
-            Aliasing.checkDisjoint(l.name + " backward", dx, dy[i], x);
-            du[i] = u[i] == null ? null : s.take(u[i].dtype(), u[i].shape());
+            Aliasing.checkDisjoint(l.name, dx, dy[i], x);
             calls[i] = l.call(adapters);
         }
-        s.kernels(LoraKernels.class).backward(s, calls, dy, x, u, dx, du);
-        s.release(du);
+        Inner du = inner(s, adapters, layers, x);
+        s.kernels(LoraKernels.class).backward(s, calls, dy, x, u.of, dx, du.of);
+        s.release(du.memory);
     }
 
     private void refuseTraining(boolean wanted) {

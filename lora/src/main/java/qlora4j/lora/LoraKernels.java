@@ -28,7 +28,7 @@ public interface LoraKernels {
      * launch for all costs less than one for each.
      *
      * @param y of each layer, [N, out], overwritten
-     * @param u of each layer, as above; null without an adapter
+     * @param u of each layer, as above, one behind the other in memory; null without an adapter
      */
     default void forward(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u) {
         for (int i = 0; i < calls.length; i++) {
@@ -50,16 +50,26 @@ public interface LoraKernels {
 
     /**
      * {@link #backward} of several layers that took the same x, without dropout; {@code dx} is overwritten with the sum
-     * of what each gives.
+     * of what each gives. Layers that ran forward together go back together.
      *
      * @param dy of each layer, [N, out]
      * @param u of each layer, as the forward left it; null without an adapter
      * @param dx [N, in]
-     * @param du of each layer, scratch like u
+     * @param du of each layer, scratch that lies as u does
      */
     default void backward(Stream s, Linear.Call[] calls, Tensor[] dy, Tensor x, Tensor[] u, Tensor dx, Tensor[] du) {
         for (int i = 0; i < calls.length; i++) {
             backward(s, calls[i], dy[i], x, u[i], i > 0, dx, du[i], null);
         }
+    }
+
+    /**
+     * {@link #backward} without dropout, where dx takes the place of x.
+     *
+     * @param x [N, in] as in the forward; overwritten by the gradient
+     */
+    default void backwardInPlace(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor du) {
+        backward(s, call, dy, x, u, false, null, du, null);
+        backward(s, call.frozen(), dy, x, u, false, x, du, null);
     }
 }

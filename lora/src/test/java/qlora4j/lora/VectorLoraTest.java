@@ -142,9 +142,9 @@ class VectorLoraTest {
                 Tensor x = Case.input(3, magnitudes, type, n, in);
                 Tensor dx = Samples.poison(type, n, in);
                 Case.planned(backend, s, q -> {
-                    Tensor[] u = Linear.forward(q, Adapters.of(0), layers, x, y);
+                    Linear.Inner u = Linear.forward(q, Adapters.of(0), layers, x, y);
                     Linear.backward(q, Adapters.of(0), layers, dy, x, u, dx);
-                    q.release(u);
+                    q.release(u.memory());
                 });
                 results.addAll(List.of(y));
                 results.add(dx);

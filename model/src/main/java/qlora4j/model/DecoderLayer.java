@@ -60,7 +60,7 @@ final class DecoderLayer {
         return List.of(q, k, v, o, gate, up, down);
     }
 
-    /** What the forward leaves for the backward; {@code u…} are the adapters' inner activations, null without. */
+    /** What the forward leaves for the backward; {@code u…} and {@code of…} are the adapters' inner activations. */
     static final class Saved {
         Tensor h;
         Tensor n1;
@@ -82,18 +82,30 @@ final class DecoderLayer {
         Tensor gate;
         Tensor up;
         Tensor middle;
-        Tensor uq;
-        Tensor uk;
-        Tensor uv;
+        Linear.Inner ofN1;
         Tensor uo;
-        Tensor ugate;
-        Tensor uup;
+        Linear.Inner ofN2;
         Tensor udown;
+
+        /** Releases what only the layer's second half needs, early in the backward. */
+        private void releaseSecondHalf(Stream s) {
+            s.release(h2, n2, rstd2, gate, up, middle, ofN2.memory(), udown);
+            h2 = null;
+            n2 = null;
+            rstd2 = null;
+            gate = null;
+            up = null;
+            middle = null;
+            ofN2 = null;
+            udown = null;
+        }
 
         /** Releases everything but the layer's input. */
         void release(Stream s) {
-            s.release(n1, rstd1, rawQ, rawK, rstdQ, rstdK, q, k, v, attention, lse, h2, n2, rstd2, gate, up, middle);
-            s.release(uq, uk, uv, uo, ugate, uup, udown);
+            if (ofN2 != null) {
+                releaseSecondHalf(s);
+            }
+            s.release(n1, rstd1, rawQ, rawK, rstdQ, rstdK, q, k, v, attention, lse, ofN1.memory(), uo);
         }
     }
 
@@ -121,10 +133,7 @@ final class DecoderLayer {
         a.q = s.take(type, n, q.outFeatures());
         a.k = s.take(type, n, k.outFeatures());
         a.v = s.take(type, n, v.outFeatures());
-        Tensor[] u = Linear.forward(s, adapters, ofN1, a.n1, a.q, a.k, a.v);
-        a.uq = u[0];
-        a.uk = u[1];
-        a.uv = u[2];
+        a.ofN1 = Linear.forward(s, adapters, ofN1, a.n1, a.q, a.k, a.v);
         if (qNorm != null) {
             a.rawQ = a.q;
             a.rawK = a.k;
@@ -152,9 +161,7 @@ final class DecoderLayer {
         DecoderOps.rmsNorm(s, a.h2, postNorm.weight(adapters), config.rmsNormEps(), a.n2, a.rstd2);
         a.gate = s.take(type, n, config.intermediate());
         a.up = s.take(type, n, config.intermediate());
-        u = Linear.forward(s, adapters, ofN2, a.n2, a.gate, a.up);
-        a.ugate = u[0];
-        a.uup = u[1];
+        a.ofN2 = Linear.forward(s, adapters, ofN2, a.n2, a.gate, a.up);
         a.middle = s.take(type, n, config.intermediate());
         DecoderOps.swiglu(s, a.gate, a.up, a.middle);
         a.udown = down.forward(s, adapters, a.middle, a.h2, out);
@@ -164,21 +171,22 @@ final class DecoderLayer {
     /**
      * The gradient of {@link #forward}: gradients of trained parameters are accumulated.
      *
+     * @param a overwritten and released in part; {@link Saved#release} does the rest
      * @param dh [N, C] the gradient of the layer's output; overwritten by that of its input
      */
     void backward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, Saved a, Tensor dh) {
         long n = dh.rows();
         DType type = dh.dtype();
-        Tensor dMiddle = s.take(type, n, config.intermediate());
-        down.backward(s, adapters, dh, a.middle, a.udown, false, dMiddle);
-        Tensor dGate = s.take(type, n, config.intermediate());
-        Tensor dUp = s.take(type, n, config.intermediate());
+        // The widest tensors of the step: each gradient takes the place of what it is the gradient of.
+        Tensor dMiddle = down.backwardInPlace(s, adapters, dh, a.middle, a.udown);
+        Tensor dGate = a.gate;
+        Tensor dUp = a.up;
         DecoderOps.swigluBackward(s, dMiddle, a.gate, a.up, dGate, dUp);
-        s.release(dMiddle);
+        s.release(dMiddle == a.middle ? null : dMiddle);
         Tensor dn = s.take(type, n, config.hidden());
-        Linear.backward(s, adapters, ofN2, new Tensor[]{dGate, dUp}, a.n2, new Tensor[]{a.ugate, a.uup}, dn);
-        s.release(dGate, dUp);
+        Linear.backward(s, adapters, ofN2, new Tensor[]{dGate, dUp}, a.n2, a.ofN2, dn);
         DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight(adapters), a.rstd2, dh, dh, postNorm.grad(adapters));
+        a.releaseSecondHalf(s);
         Tensor dAttention = s.take(type, n, q.outFeatures());
         o.backward(s, adapters, dh, a.attention, a.uo, false, dAttention);
         Tensor dq = s.take(type, n, q.outFeatures());
@@ -192,7 +200,7 @@ final class DecoderLayer {
             dq = headNormBackward(s, qNorm, adapters, dq, a.rawQ, a.rstdQ);
             dk = headNormBackward(s, kNorm, adapters, dk, a.rawK, a.rstdK);
         }
-        Linear.backward(s, adapters, ofN1, new Tensor[]{dq, dk, dv}, a.n1, new Tensor[]{a.uq, a.uk, a.uv}, dn);
+        Linear.backward(s, adapters, ofN1, new Tensor[]{dq, dk, dv}, a.n1, a.ofN1, dn);
         s.release(dq, dk, dv);
         DecoderOps.rmsNormBackward(s, dn, a.h, inputNorm.weight(adapters), a.rstd1, dh, dh, inputNorm.grad(adapters));
         s.release(dn);

@@ -1,0 +1,252 @@
+// Products of a few rows with 4-bit matrices (decoding) as nf4_matvec.cu has them, where `in` is a multiple of 256 and blocks
+// have 64 elements or more: nearly always.
+//
+// A block's constant is then the same for 64 columns, so that it is multiplied with their sum, in float32, and not with
+// each weight: W is not rounded to bfloat16. What is left of decoding is to look up the values of a pair of codes, four
+// bytes as float16, which is within 2^-12 of each (of NF4's; bfloat16 is within 2^-9). x is brought to float16 exactly: times a power of two
+// a token that puts its largest element below 2^15. Elements 2^28 times smaller lose bits, 2^-39 of the largest.
+#include "grid.cuh"
+#include "nf4_matvec.cuh"
+
+#define CHUNK 64
+#define CHUNKS (UNIT / CHUNK)
+#define LOG_CHUNK 6
+
+// The values of a byte's two codes, a copy for each lane; a byte's copies begin 256 bytes behind those of the one before,
+// of which half is not used, so that one instruction puts a lane's offset together from the byte and the lane's.
+#define ROW_BYTES 256
+#define TABLE_BYTES (256 * ROW_BYTES)
+#define ROW_PIECES (WARP * 4 / 16)
+#define TABLE_PIECES (256 * ROW_PIECES / THREADS)
+
+// 8 bytes that are read once: they are kept out of the first-level cache.
+__device__ __forceinline__ uint2 load_once8(const void *p) {
+    uint2 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p));
+    return v;
+}
+
+__device__ __forceinline__ unsigned int pack_f16(float lower, float upper) {
+    unsigned int pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
+    return pair;
+}
+
+__device__ __forceinline__ unsigned int decode(const unsigned char *table, unsigned int own, unsigned int word, int n) {
+    return *(const unsigned int *)(table + __byte_perm(own, word, 0x3300 | 4 + n << 4));
+}
+
+__device__ __forceinline__ void mma_f16(float *c, const unsigned int *a, unsigned int b0, unsigned int b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// A power of two by its biased exponent.
+__device__ __forceinline__ float power(int exponent) {
+    return __uint_as_float(exponent << 23);
+}
+
+// What x of a token is multiplied with, by the bits of its largest magnitude in bfloat16: 1 where that is no number.
+__device__ __forceinline__ int x_exponent(unsigned int largest) {
+    int e = largest >> 7;
+    return e == 255 ? 127 : min(127 + 14 + 127 - e, 253);
+}
+
+// Two constants of a unit, of row lane / 2 and chunks lane % 2 * 2 and the next: read ahead, then both levels applied.
+struct Scales {
+    const void *absmax;
+    const float *absmax2;
+    uint2 first;
+    float second, offset;
+
+    __device__ __forceinline__ void begin(const Matrix4 &w) {
+        absmax = w.absmax, absmax2 = w.absmax2, offset = w.absmax2 == nullptr ? 0 : *w.offset;
+    }
+
+    // Where blocks are larger than a chunk, both are in one.
+    __device__ __forceinline__ void load(long start, int log_blocksize) {
+        long block = start >> log_blocksize;
+        bool two = log_blocksize == LOG_CHUNK;
+        if (absmax2 == nullptr) {
+            const unsigned int *p = (const unsigned int *)absmax + block;
+            first = make_uint2(p[0], p[two ? 1 : 0]);
+        } else {
+            const unsigned char *p = (const unsigned char *)absmax + block;
+            first = make_uint2(p[0], p[two ? 1 : 0]);
+            second = absmax2[block >> LOG_NESTED_BLOCKSIZE];
+        }
+    }
+
+    __device__ __forceinline__ void store(const float *map, float *own) const {
+        float2 v = make_float2(__uint_as_float(first.x), __uint_as_float(first.y));
+        if (absmax2 != nullptr) {
+            v.x = __fadd_rn(__fmul_rn(map[first.x], second), offset);
+            v.y = __fadd_rn(__fmul_rn(map[first.y], second), offset);
+        }
+        ((float2 *)own)[threadIdx.x % WARP] = v;
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_wide_bf16(const bf16 *x, int m, const float *map,
+        const Codebook *codebook, int tiles_a_block, const __grid_constant__ Matrices all) {
+    extern __shared__ __align__(16) unsigned char table[];
+    __shared__ float map_values[256];
+    __shared__ __align__(16) float scales[WARPS][TILE_ROWS * CHUNKS];
+    __shared__ unsigned int largest[TOKENS];
+    __shared__ float factor[TOKENS];
+    next_may_begin();
+    const int in = all.in, log_blocksize = all.log_blocksize;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
+    int first_tile = blockIdx.x * tiles_a_block, tiles = min(tiles_a_block, all.tiles - first_tile);
+    // In shared memory: the table, parts [warps + tiles, m, rows], x; rows of x a piece apart to spread the banks.
+    float *parts = (float *)(table + TABLE_BYTES);
+    unsigned char *copied = (unsigned char *)(parts + (WARPS + tiles_a_block) * m * TILE_ROWS);
+    const int x_bytes = 2 * in + 16, pieces = in / 8;
+
+    // This warp's run of units: of tile j from a column on. What is read ahead is of tile `ahead`.
+    int a_tile = in / UNIT, share = (tiles * a_tile + WARPS - 1) / WARPS;
+    int begin = warp * share, left = min(share, tiles * a_tile - begin);
+    int j = begin / a_tile, column = (begin - j * a_tile) * UNIT, ahead = j, ahead_column = column, to_read = left;
+    Scales constants;
+    float *own = scales[warp];
+    const unsigned char *row0, *row1;
+    long scale_row;
+    // Nothing is read beyond a matrix: rows too far are taken to be the last. A lane has 16 codes of each chunk.
+    auto begin_rows = [&]() {
+        const Matrix4 &w = all.of[matrix_of(all, first_tile + ahead)];
+        int row = (first_tile + ahead - w.first_tile) * TILE_ROWS;
+        row0 = w.packed + (long)min(row + g, w.out - 1) * in / 2 + 8 * t;
+        row1 = w.packed + (long)min(row + g + 8, w.out - 1) * in / 2 + 8 * t;
+        scale_row = (long)min(row + lane / 2, w.out - 1) * in + lane % 2 * 2 * CHUNK;
+        constants.begin(w);
+    };
+    auto read = [&](uint2 *to, int chunk) {
+        int from = ahead_column / 2 + chunk * (CHUNK / 2);
+        to[0] = load_once8(row0 + from);
+        to[1] = load_once8(row1 + from);
+    };
+    uint2 words[CHUNKS][2];
+    if (left > 0) {
+        begin_rows();
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+            read(words[c], c);
+        }
+        constants.load(scale_row + ahead_column, log_blocksize);
+    }
+    // Weights are asked for before the table is made, and while the kernel in front may still run.
+    float lower = codebook->value[threadIdx.x / ROW_PIECES % 16], upper[TABLE_PIECES];
+#pragma unroll
+    for (int k = 0; k < TABLE_PIECES; k++) {
+        upper[k] = codebook->value[(threadIdx.x + k * THREADS) / ROW_PIECES / 16];
+    }
+    if (threadIdx.x < 256) {
+        map_values[threadIdx.x] = map[threadIdx.x];
+    }
+    if (threadIdx.x < TOKENS) {
+        largest[threadIdx.x] = 0;
+    }
+#pragma unroll
+    for (int k = 0; k < TABLE_PIECES; k++) {
+        int at = threadIdx.x + k * THREADS;
+        unsigned int pair = pack_f16(upper[k], lower);
+        *(uint4 *)(table + at / ROW_PIECES * ROW_BYTES + at % ROW_PIECES * 16) = make_uint4(pair, pair, pair, pair);
+    }
+    previous_has_ended();
+    uint4 piece = threadIdx.x < m * pieces ? ((const uint4 *)x)[threadIdx.x] : make_uint4(0, 0, 0, 0);
+    __syncthreads();
+    // Pieces of a warp are of one token, as a row has whole warps of them.
+    for (int i = threadIdx.x; i < m * pieces; i += THREADS) {
+        uint4 p = i < THREADS ? piece : ((const uint4 *)x)[i];
+        unsigned int most = __vmaxu2(__vmaxu2(p.x & 0x7fff7fff, p.y & 0x7fff7fff), __vmaxu2(p.z & 0x7fff7fff, p.w & 0x7fff7fff));
+        most = __reduce_max_sync(0xffffffff, max(most & 0xffff, most >> 16));
+        if (lane == 0) {
+            atomicMax(largest + i / pieces, most);
+        }
+    }
+    __syncthreads();
+    if (threadIdx.x < m) {
+        factor[threadIdx.x] = power(254 - x_exponent(largest[threadIdx.x]));
+    }
+    for (int i = threadIdx.x; i < m * pieces; i += THREADS) {
+        uint4 p = i < THREADS ? piece : ((const uint4 *)x)[i];
+        int token = i / pieces;
+        float f = power(x_exponent(largest[token]));
+        const unsigned int from[4] = {p.x, p.y, p.z, p.w};
+        unsigned int to[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            to[k] = pack_f16(__uint_as_float(from[k] << 16) * f, __uint_as_float(from[k] & 0xffff0000u) * f);
+        }
+        *(uint4 *)(copied + token * x_bytes + (i - token * pieces) * 16) = make_uint4(to[0], to[1], to[2], to[3]);
+    }
+    __syncthreads();
+
+    unsigned int copy = lane * 4;
+    // Lanes whose column of the product is beyond m have zeros, and read nothing.
+    const unsigned char *xs = copied + min(g, m - 1) * x_bytes + 32 * t;
+    float sums[4] = {0, 0, 0, 0};
+    for (; left > 0; left--) {
+        __syncwarp();
+        constants.store(map_values, own);
+        __syncwarp();
+        bool last = column + UNIT >= in || left == 1;
+        if (--to_read > 0) {
+            ahead_column += UNIT;
+            if (ahead_column >= in) {
+                ahead_column = 0;
+                ahead++;
+                begin_rows();
+            }
+            constants.load(scale_row + ahead_column, log_blocksize);
+        }
+        float4 v0 = ((const float4 *)own)[g], v1 = ((const float4 *)own)[g + 8];
+        const float s0[CHUNKS] = {v0.x, v0.y, v0.z, v0.w}, s1[CHUNKS] = {v1.x, v1.y, v1.z, v1.w};
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++) {
+            uint4 b[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+            if (g < m) {
+                const uint4 *from = (const uint4 *)(xs + 2 * (column + c * CHUNK));
+                b[0] = from[0];
+                b[1] = from[1];
+            }
+            // Two sums, so that a product need not wait for the one before.
+            float acc[4] = {0, 0, 0, 0}, more[4] = {0, 0, 0, 0};
+            const unsigned int w0[2] = {words[c][0].x, words[c][0].y}, w1[2] = {words[c][1].x, words[c][1].y};
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                unsigned int a[4] = {decode(table, copy, w0[i], 0), decode(table, copy, w1[i], 0),
+                        decode(table, copy, w0[i], 1), decode(table, copy, w1[i], 1)};
+                mma_f16(acc, a, b[i].x, b[i].y);
+                unsigned int d[4] = {decode(table, copy, w0[i], 2), decode(table, copy, w1[i], 2),
+                        decode(table, copy, w0[i], 3), decode(table, copy, w1[i], 3)};
+                mma_f16(more, d, b[i].z, b[i].w);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                sums[i] = __fmaf_rn(i < 2 ? s0[c] : s1[c], acc[i] + more[i], sums[i]);
+            }
+            if (to_read > 0) {
+                read(words[c], c);
+            }
+        }
+        column += UNIT;
+        if (last) {
+            float *part = part_of(parts, warp, j, m);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int token = 2 * t + i % 2;
+                if (token < m) {
+                    part[token * TILE_ROWS + g + 8 * (i / 2)] = sums[i];
+                }
+                sums[i] = 0;
+            }
+            column = 0;
+            j++;
+        }
+    }
+    __syncthreads();
+    write_results(all, parts, first_tile, tiles, m, a_tile, share, factor);
+}
