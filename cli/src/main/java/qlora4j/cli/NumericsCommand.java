@@ -40,7 +40,7 @@ final class NumericsCommand implements Callable<Integer> {
             Map<Result, Double> measured = Numerics.measure(opened);
             for (Map.Entry<Result, Double> m : measured.entrySet()) {
                 double budget = m.getKey().budget(opened.name());
-                boolean kept = m.getValue() <= budget;
+                boolean kept = !(m.getValue() > budget);
                 exceeded += kept ? 0 : 1;
                 out.printf("%-9s %-20s %-16s %s, budget %s%n", kept ? "ok" : "EXCEEDED", m.getKey().operation(),
                         m.getKey().what(), NumericsPage.number(m.getValue()), NumericsPage.number(budget));

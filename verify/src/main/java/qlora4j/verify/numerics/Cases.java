@@ -23,13 +23,16 @@ final class Cases {
     /** Not multiples of a block or a tile. */
     static final int IN = 136;
     static final int OUT = 75;
-    private static final int RANK = 6;
-    private static final float SCALE = 2;
+    static final int RANK = 6;
+    static final float SCALE = 2;
 
     static final List<Case> ALL = List.of(Cases::quantize, Cases::matmul, Cases::linear, Cases::lora,
-            DecoderCases::embedding, new DecoderCases.Norm(), new DecoderCases.Rope(), new DecoderCases.Attention(),
-            new DecoderCases.Swiglu(), new DecoderCases.CrossEntropy(), OptimCases::clip, OptimCases::adamW,
-            OptimCases::adamW8);
+            new DoraCase(), DecoderCases::embedding, new DecoderCases.Norm(), new DecoderCases.Rope(),
+            new AttentionCase(), new DecoderCases.Swiglu(), new DecoderCases.CrossEntropy(), OptimCases::clip,
+            new OptimCases.AdamW(), OptimCases::adamW8);
+    /** Those that are measured with bfloat16 activations too. */
+    static final List<Case> BFLOAT16 = List.of(Cases::matmul, Cases::linear, Cases::lora, new DoraCase(),
+            new DecoderCases.Norm(), new DecoderCases.Rope(), new AttentionCase(), new DecoderCases.Swiglu());
 
     private Cases() {
     }
@@ -58,7 +61,7 @@ final class Cases {
         Map<Result, Tensor> out = new EnumMap<>(Result.class);
         out.put(Result.MATMUL_NT, on.filled(in.type(), dy.shape(), t -> Matmul.nt(s, x, w, 1, t, false)));
         out.put(Result.MATMUL_NN, on.filled(in.type(), x.shape(), t -> Matmul.nn(s, dy, w, 1, t, false)));
-        out.put(Result.MATMUL_TN, on.filled(in.type(), w.shape(), t -> Matmul.tn(s, dy, x, 1, t, false)));
+        out.put(Result.MATMUL_TN, on.filled(in.wide(), w.shape(), t -> Matmul.tn(s, dy, x, 1, t, false)));
         return out;
     }
 
@@ -73,10 +76,11 @@ final class Cases {
     private static Map<Result, Tensor> linear(OnBackend on, Samples in, boolean adapted) {
         Stream s = on.stream();
         Linear linear = new Linear("linear", 0, weight(on, in), on.copy(in.normal(4, 1, OUT)));
-        Tensor dA = on.copy(Tensor.zeros(in.type(), RANK, IN));
-        Tensor dB = on.copy(Tensor.zeros(in.type(), OUT, RANK));
+        Tensor dA = on.copy(Tensor.zeros(in.wide(), RANK, IN));
+        Tensor dB = on.copy(Tensor.zeros(in.wide(), OUT, RANK));
         if (adapted) {
-            linear.set(0, new LoraPair(on.copy(in.normal(5, 0.1, RANK, IN)), on.copy(in.normal(6, 0.1, OUT, RANK)),
+            linear.set(0, new LoraPair(on.copy(in.parameters(5, 0.1, RANK, IN)),
+                    on.copy(in.parameters(6, 0.1, OUT, RANK)),
                     SCALE, dA, dB));
         }
         Linear.Adapters use = adapted ? Linear.Adapters.of(0) : Linear.Adapters.NONE;
@@ -97,14 +101,18 @@ final class Cases {
         return out;
     }
 
-    /** The weight in 4 bits; for magnitudes the absolute values of what it holds. */
-    private static LinearWeight weight(OnBackend on, Samples in) {
+    /**
+     * The weight in 4 bits; for what is exact a dense one of the same numbers, which are rounded to the activations' type,
+     * and for magnitudes their absolute values.
+     */
+    static LinearWeight weight(OnBackend on, Samples in) {
         QuantizedTensor q = Blockwise.quantize(on.stream(), on.copy(in.float32(3, 0.1, OUT, IN)), QuantConfig.QLORA);
-        if (!in.absolute()) {
+        if (in.type() != DType.F64) {
             return new LinearWeight.Quantized(q);
         }
-        Tensor w = on.filled(DType.F64, new long[]{OUT, IN}, t -> Blockwise.dequantize(on.stream(), q, t));
-        for (long i = 0; i < w.size(); i++) {
+        Tensor rounded = on.filled(in.values(), new long[]{OUT, IN}, t -> Blockwise.dequantize(on.stream(), q, t));
+        Tensor w = Tensor.zeros(DType.F64, OUT, IN).copyFrom(rounded);
+        for (long i = 0; i < w.size() && in.absolute(); i++) {
             w.set(i, Math.abs(w.get(i)));
         }
         return new LinearWeight.Dense(w);

@@ -2,7 +2,6 @@ package qlora4j.verify.numerics;
 
 import java.util.EnumMap;
 import java.util.Map;
-import qlora4j.model.AttentionShape;
 import qlora4j.model.DecoderOps;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
@@ -14,7 +13,8 @@ final class DecoderCases {
     private static final int FEATURES = 75;
     private static final double EPS = 1e-5;
     private static final int HEAD = 24;
-    private static final AttentionShape SHAPE = new AttentionShape(4, 2, HEAD, 0, 64);
+    private static final int HEADS = 4;
+    private static final int KV_HEADS = 2;
     private static final int VOCABULARY = 133;
 
     private DecoderCases() {
@@ -40,8 +40,8 @@ final class DecoderCases {
             Tensor x = on.copy(in.normal(14, 1, in.rows(), FEATURES));
             Tensor w = on.copy(in.normal(15, 1, FEATURES));
             Tensor dy = on.copy(in.normal(16, 1, in.rows(), FEATURES));
-            Tensor rstd = on.poisoned(in.type(), in.rows());
-            Tensor dw = on.copy(Tensor.zeros(in.type(), FEATURES));
+            Tensor rstd = on.poisoned(in.wide(), in.rows());
+            Tensor dw = on.copy(Tensor.zeros(in.wide(), FEATURES));
             Map<Result, Tensor> out = new EnumMap<>(Result.class);
             out.put(Result.RMSNORM_Y, on.filled(in.type(), x.shape(), t -> DecoderOps.rmsNorm(s, x, w, EPS, t, rstd)));
             out.put(Result.RMSNORM_DX, on.filled(in.type(), x.shape(),
@@ -79,9 +79,9 @@ final class DecoderCases {
 
         @Override
         public Map<Result, Tensor> run(OnBackend on, Samples in) {
-            Tensor q = on.copy(in.signed(17, 1, in.rows(), SHAPE.heads() * HEAD));
-            Tensor k = on.copy(in.signed(18, 1, in.rows(), SHAPE.kvHeads() * HEAD));
-            DecoderOps.rope(on.stream(), q, k, on.copy(in.ints(19, POSITIONS, in.rows())), on.copy(table(in.type())),
+            Tensor q = on.copy(in.signed(17, 1, in.rows(), HEADS * HEAD));
+            Tensor k = on.copy(in.signed(18, 1, in.rows(), KV_HEADS * HEAD));
+            DecoderOps.rope(on.stream(), q, k, on.copy(in.ints(19, POSITIONS, in.rows())), on.copy(table(in.wide())),
                     HEAD, false);
             return Map.of(Result.ROPE_Q, on.download(q));
         }
@@ -101,7 +101,7 @@ final class DecoderCases {
 
         @Override
         public Map<Result, Tensor> magnitudes(OnBackend scalar, Samples in) {
-            Tensor q = in.normal(17, 1, in.rows(), SHAPE.heads() * HEAD);
+            Tensor q = in.normal(17, 1, in.rows(), HEADS * HEAD);
             Tensor m = Tensor.zeros(DType.F64, q.shape());
             Tensor positions = in.ints(19, POSITIONS, in.rows());
             Tensor table = table(DType.F64);
@@ -113,45 +113,6 @@ final class DecoderCases {
                         + q.get(other) * Math.abs(table.get(row + HEAD / 2 + j)));
             }
             return Map.of(Result.ROPE_Q, m);
-        }
-    }
-
-    /** Causal attention of one sequence; the magnitudes are linear in |v| and |dOut|, lse's that of |q|·|k|. */
-    static final class Attention implements Case {
-        @Override
-        public Map<Result, Tensor> run(OnBackend on, Samples in) {
-            return run(on, in, in.signed(20, 1, in.rows(), SHAPE.heads() * HEAD),
-                    in.signed(21, 1, in.rows(), SHAPE.kvHeads() * HEAD));
-        }
-
-        private static Map<Result, Tensor> run(OnBackend on, Samples in, Tensor hostQ, Tensor hostK) {
-            Stream s = on.stream();
-            int n = in.rows();
-            Tensor q = on.copy(hostQ);
-            Tensor k = on.copy(hostK);
-            Tensor v = on.copy(in.normal(22, 1, k.shape()));
-            Tensor dOut = on.copy(in.normal(23, 1, q.shape()));
-            Tensor cu = on.copy(Tensor.of(new int[]{0, n}, 2));
-            Tensor start = on.copy(Tensor.of(new int[]{0}, 1));
-            Tensor length = on.copy(Tensor.of(new int[]{n}, 1));
-            Tensor out = on.poisoned(in.type(), q.shape());
-            Tensor lse = on.poisoned(in.type(), n, SHAPE.heads());
-            DecoderOps.attention(s, SHAPE, q, k, v, cu, start, length, out, lse);
-            Tensor dq = on.poisoned(in.type(), q.shape());
-            Tensor dk = on.poisoned(in.type(), k.shape());
-            Tensor dv = on.poisoned(in.type(), k.shape());
-            DecoderOps.attentionBackward(s, SHAPE, dOut, q, k, v, out, lse, cu, dq, dk, dv);
-            return Map.of(Result.ATTENTION_OUT, on.download(out), Result.ATTENTION_LSE, on.download(lse),
-                    Result.ATTENTION_DV, on.download(dv));
-        }
-
-        @Override
-        public Map<Result, Tensor> magnitudes(OnBackend scalar, Samples in) {
-            Map<Result, Tensor> m = new EnumMap<>(run(scalar, in));
-            Map<Result, Tensor> scores = run(scalar, in, in.normal(20, 1, in.rows(), SHAPE.heads() * HEAD),
-                    in.normal(21, 1, in.rows(), SHAPE.kvHeads() * HEAD));
-            m.put(Result.ATTENTION_LSE, scores.get(Result.ATTENTION_LSE));
-            return m;
         }
     }
 
@@ -187,7 +148,10 @@ final class DecoderCases {
         }
     }
 
-    /** Cross-entropy: nll's magnitude is {@code |lse| + |logit|}, the gradient's {@code scale·(p + onehot)}. */
+    /**
+     * Cross-entropy: nll's magnitude is {@code |lse| + |logit|}, the loss's the scaled sum of those, the gradient's
+     * {@code scale·(p + onehot)}.
+     */
     static final class CrossEntropy implements Case {
         private static final double SCALE = 0.125;
 
@@ -195,10 +159,11 @@ final class DecoderCases {
         public Map<Result, Tensor> run(OnBackend on, Samples in) {
             Tensor logits = on.copy(in.signed(27, 3, in.rows(), VOCABULARY));
             Tensor nll = on.poisoned(in.type(), in.rows());
+            Tensor loss = on.copy(Tensor.zeros(DType.F64, 1));
             DecoderOps.crossEntropy(on.stream(), logits, on.copy(in.ints(28, VOCABULARY, in.rows())),
-                    on.copy(Tensor.of(new double[]{SCALE}, 1)), nll, on.copy(Tensor.zeros(DType.F64, 1)), true);
+                    on.copy(Tensor.of(new double[]{SCALE}, 1)), nll, loss, true);
             return Map.of(Result.CROSS_ENTROPY_NLL, on.download(nll), Result.CROSS_ENTROPY_GRADIENT,
-                    on.download(logits));
+                    on.download(logits), Result.CROSS_ENTROPY_LOSS, on.download(loss));
         }
 
         @Override
@@ -206,13 +171,16 @@ final class DecoderCases {
             Map<Result, Tensor> m = run(scalar, in);
             Tensor logits = in.signed(27, 3, in.rows(), VOCABULARY);
             Tensor labels = in.ints(28, VOCABULARY, in.rows());
+            double loss = 0;
             for (int i = 0; i < in.rows(); i++) {
                 long at = (long) i * VOCABULARY + (long) labels.get(i);
                 double logit = logits.get(at);
                 double lse = m.get(Result.CROSS_ENTROPY_NLL).get(i) + logit;
                 m.get(Result.CROSS_ENTROPY_NLL).set(i, Math.abs(lse) + Math.abs(logit));
+                loss += SCALE * (Math.abs(lse) + Math.abs(logit));
                 m.get(Result.CROSS_ENTROPY_GRADIENT).set(at, SCALE * (1 + Math.exp(logit - lse)));
             }
+            m.get(Result.CROSS_ENTROPY_LOSS).set(0, loss);
             return m;
         }
     }

@@ -30,26 +30,32 @@ public final class Numerics {
                 Stream stream = backend.openStream()) {
             OnBackend on = new OnBackend(backend, stream);
             OnBackend exactly = new OnBackend(scalar, reference);
-            for (Case c : Cases.ALL) {
-                for (int rows : Cases.ROWS) {
-                    for (int seed = 0; seed < SEEDS; seed++) {
-                        compare(c, rows, seed, on, exactly, worst);
-                    }
+            for (int rows : Cases.ROWS) {
+                for (int seed = 0; seed < SEEDS; seed++) {
+                    Samples in = new Samples(rows, seed, DType.F32, DType.F32, false);
+                    Cases.ALL.forEach(c -> compare(c, in, on, exactly, worst));
+                    Samples rounded = new Samples(rows, seed, DType.BF16, DType.BF16, false);
+                    Cases.BFLOAT16.forEach(c -> compare(c, rounded, on, exactly, worst));
                 }
             }
         }
         return worst;
     }
 
-    private static void compare(Case c, int rows, int seed, OnBackend on, OnBackend exactly,
-            Map<Result, Double> worst) {
-        Map<Result, Tensor> results = c.run(on, new Samples(rows, seed, DType.F32, false));
-        Map<Result, Tensor> same = c.run(exactly, new Samples(rows, seed, DType.F32, false));
-        Map<Result, Tensor> wide = c.run(exactly, new Samples(rows, seed, DType.F64, false));
-        Map<Result, Tensor> magnitudes = c.magnitudes(exactly, new Samples(rows, seed, DType.F64, true));
-        results.forEach((r, t) -> worst.merge(r,
-                r.isExact() ? bits(t, same.get(r)) : error(t, wide.get(r), magnitudes.getOrDefault(r, wide.get(r))),
-                Math::max));
+    private static void compare(Case c, Samples in, OnBackend on, OnBackend exactly, Map<Result, Double> worst) {
+        Map<Result, Tensor> results = c.run(on, in);
+        Map<Result, Tensor> same = c.run(exactly, in);
+        Map<Result, Tensor> wide =
+                c.run(exactly, new Samples(in.rows(), in.seed(), in.values(), DType.F64, false));
+        Map<Result, Tensor> magnitudes =
+                c.magnitudes(exactly, new Samples(in.rows(), in.seed(), in.values(), DType.F64, true));
+        results.forEach((of, t) -> {
+            Result r = in.values() == DType.BF16 ? of.inBfloat16() : of;
+            if (r != null) {
+                worst.merge(r, r.isExact() ? bits(t, same.get(of))
+                        : error(t, wide.get(of), magnitudes.getOrDefault(of, wide.get(of))), Math::max);
+            }
+        });
     }
 
     /** Elements that differ; exact results have a budget of none. */
@@ -57,11 +63,12 @@ public final class Numerics {
         return a.dtype() == b.dtype() && a.data().mismatch(b.data()) < 0 ? 0 : Double.POSITIVE_INFINITY;
     }
 
-    /** The largest error in units in the last place of the magnitudes. */
+    /** The largest error in units in the last place of the magnitudes: bfloat16's for such a result, else float32's. */
     static double error(Tensor result, Tensor exact, Tensor magnitude) {
+        double unit = result.dtype() == DType.BF16 ? 1 << Float.SIZE - Short.SIZE : 1;
         double worst = 0;
         for (long i = 0; i < exact.size(); i++) {
-            double e = Math.abs(result.get(i) - exact.get(i)) / Math.ulp((float) Math.abs(magnitude.get(i)));
+            double e = Math.abs(result.get(i) - exact.get(i)) / (unit * Math.ulp((float) Math.abs(magnitude.get(i))));
             if (Double.isNaN(e)) {
                 return Double.POSITIVE_INFINITY;
             }

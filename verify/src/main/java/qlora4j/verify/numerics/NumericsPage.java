@@ -32,11 +32,16 @@ public final class NumericsPage {
                     result and the error is in ulp. Each figure is the largest over %s rows and seeds 0 to %d, normal
                     numbers, float32; in = %d, out = %d, heads of 24, 133 tokens. 0: the same bits as the scalar backend. The sum in an
                     exponent is not in M: a probability e^(s - lse) has as relative error the absolute one of s - lse, some ulp of
-                    the score, which is most of the figure of `dlogits`. bfloat16 activations and attention's dq and dk are not
-                    measured here; tests compare them with the scalar kernels.
+                    the score, which is most of the figures of `dlogits`, `dq` and `dk`. Rows with bf16 have bfloat16 activations and
+                    float32 parameters; results in bfloat16 are in its units, `dA`, `dB` and `dMagnitude` in float32's; what an
+                    operation rounds on its way (sections 6 and 7 of [SPEC.md](../verify/SPEC.md)) counts as its error: DoRA keeps
+                    `x·Wᵀ + s·u·Bᵀ` in bfloat16, which is most of `dMagnitude`'s. AdamW has the same bits everywhere, and beside
+                    that its distance from a step in float64 whose constants are not rounded: most of v's under bitsandbytes'
+                    formula is that of `1 - β2`, which it derives in float32.
 
                     cuda's column is filled by `./qlora numerics --backend cuda --page docs/numerics.md` on a machine with a GPU
-                    (or `DIR/run --qlora numerics --backend cuda`, see [gpu.md](gpu.md)); `-`: not measured.
+                    (or `DIR/run --qlora numerics --backend cuda`, see [gpu.md](gpu.md)). `-`: not measured, and
+                    no budget yet.
 
                     """;
 
@@ -101,6 +106,6 @@ public final class NumericsPage {
 
     /** A figure as the page writes it. */
     public static String number(double x) {
-        return x == 0 ? "0" : String.format(Locale.ROOT, "%.2f", x);
+        return Double.isNaN(x) ? NONE : x == 0 ? "0" : String.format(Locale.ROOT, "%.2f", x);
     }
 }

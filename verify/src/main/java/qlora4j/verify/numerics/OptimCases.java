@@ -34,21 +34,63 @@ final class OptimCases {
         return Map.of(Result.CLIP_NORM, on.download(scalars));
     }
 
-    static Map<Result, Tensor> adamW(OnBackend on, Samples in) {
-        long n = (long) in.rows() * PER_ROW;
-        Map<Result, Tensor> out = new EnumMap<>(Result.class);
-        for (Formula formula : new Formula[]{Formula.TORCH, Formula.BITSANDBYTES}) {
-            Tensor params = on.copy(in.float32(41, 1, n));
-            Tensor second = in.float32(44, 0.1, n);
+    /**
+     * A step of AdamW: the bits of the scalar backend, and how far they are from the step in float64, whose constants are
+     * not rounded either. m's magnitude is {@code |m| + (1 - β1)·(|g| + |m|)}, that of the parameters
+     * {@code |p| + lr/c1·|m|/(√v/c2 + eps)} with that m.
+     */
+    static final class AdamW implements Case {
+        private static final double DECAY = 0.1;
+
+        /** Parameters, gradient, and both moments. */
+        private static Tensor[] inputs(Samples in) {
+            long n = (long) in.rows() * PER_ROW;
+            Tensor second = in.normal(44, 0.1, n);
             for (long i = 0; i < n; i++) {
-                second.set(i, second.get(i) * second.get(i));
+                second.set(i, (float) (second.get(i) * second.get(i)));
             }
-            Optim.adamW(on.stream(), AdamHyper.defaults(formula).withWeightDecay(0.1), params,
-                    on.copy(in.float32(42, 1, n)), on.copy(in.float32(43, 0.1, n)), on.copy(second),
-                    on.copy(scalars()));
-            out.put(formula == Formula.TORCH ? Result.ADAMW_TORCH : Result.ADAMW_BITSANDBYTES, on.download(params));
+            return new Tensor[]{in.normal(41, 1, n), in.normal(42, 1, n), in.normal(43, 0.1, n), second};
         }
-        return out;
+
+        @Override
+        public Map<Result, Tensor> run(OnBackend on, Samples in) {
+            Map<Result, Tensor> out = new EnumMap<>(Result.class);
+            for (Formula formula : Formula.values()) {
+                Tensor[] t = inputs(in);
+                for (int i = 0; i < t.length; i++) {
+                    t[i] = on.copy(t[i]);
+                }
+                Optim.adamW(on.stream(), AdamHyper.defaults(formula).withWeightDecay(DECAY), t[0], t[1], t[2], t[3],
+                        on.copy(scalars()));
+                boolean torch = formula == Formula.TORCH;
+                Tensor params = on.download(t[0]);
+                out.put(torch ? Result.ADAMW_TORCH : Result.ADAMW_BITSANDBYTES, params);
+                out.put(torch ? Result.ADAMW_TORCH_PARAMS : Result.ADAMW_BITSANDBYTES_PARAMS, params);
+                out.put(torch ? Result.ADAMW_TORCH_M : Result.ADAMW_BITSANDBYTES_M, on.download(t[2]));
+                out.put(torch ? Result.ADAMW_TORCH_V : Result.ADAMW_BITSANDBYTES_V, on.download(t[3]));
+            }
+            return out;
+        }
+
+        @Override
+        public Map<Result, Tensor> magnitudes(OnBackend scalar, Samples in) {
+            Map<Result, Tensor> m = run(scalar, in);
+            AdamHyper h = AdamHyper.defaults(Formula.TORCH);
+            Tensor s = scalars();
+            Tensor[] t = inputs(in);
+            for (long i = 0; i < t[0].size(); i++) {
+                double g = t[1].get(i) * s.get(OptimScalars.CLIP_SCALE);
+                double first = t[2].get(i) + (1 - h.beta1()) * (g + t[2].get(i));
+                double second = m.get(Result.ADAMW_TORCH_V).get(i);
+                double step = s.get(OptimScalars.LEARNING_RATE) / s.get(OptimScalars.CORRECTION1) * first
+                        / (Math.sqrt(second) / s.get(OptimScalars.CORRECTION2) + h.epsilon());
+                m.get(Result.ADAMW_TORCH_M).set(i, first);
+                m.get(Result.ADAMW_BITSANDBYTES_M).set(i, first);
+                m.get(Result.ADAMW_TORCH_PARAMS).set(i, t[0].get(i) + step);
+                m.get(Result.ADAMW_BITSANDBYTES_PARAMS).set(i, t[0].get(i) + step);
+            }
+            return m;
+        }
     }
 
     static Map<Result, Tensor> adamW8(OnBackend on, Samples in) {

@@ -1,12 +1,15 @@
 package qlora4j.verify.numerics;
 
+import java.util.EnumMap;
+import java.util.Map;
 import qlora4j.tensor.Backend;
 
 /**
  * The results that are measured, and the one place of their budgets: the largest error allowed, in units in the last
  * place of the result's magnitude (see {@link Numerics}). 0: the scalar backend's bits. Those of
  * scalar and cpu are about twice what was measured at the worst width. Those of cuda are two to four times what an H100
- * with cuBLAS 13.1 gave: products are summed in another order where cuBLAS is missing or of another version.
+ * with cuBLAS 13.1 gave: products are summed in another order where cuBLAS is missing or of another version; NaN where
+ * it has not been measured.
  */
 public enum Result {
     QUANTIZE_CODES("quantize, NF4", "packed", 0, 0, 0), //
@@ -25,6 +28,11 @@ public enum Result {
     LORA_DX("lora, NF4", "dx", 1, 4, 4), //
     LORA_DA("lora, NF4", "dA", 1.5, 4, 4), //
     LORA_DB("lora, NF4", "dB", 1, 3, 4), //
+    DORA_Y("dora, NF4", "y", 1, 3, Double.NaN), //
+    DORA_DX("dora, NF4", "dx", 1.5, 5, Double.NaN), //
+    DORA_DA("dora, NF4", "dA", 1.5, 4, Double.NaN), //
+    DORA_DB("dora, NF4", "dB", 1.5, 3, Double.NaN), //
+    DORA_DMAGNITUDE("dora, NF4", "dMagnitude", 1, 1.5, Double.NaN), //
     EMBEDDING("embedding", "out", 0, 0, 0), //
     EMBEDDING_GRADIENT("embedding", "dTable", 2, 2, 2), //
     RMSNORM_Y("rmsnorm", "y", 4, 7, 7), //
@@ -33,16 +41,57 @@ public enum Result {
     ROPE_Q("rope", "q", 1, 2.5, 2.5), //
     ATTENTION_OUT("attention", "out", 1, 9, 10), //
     ATTENTION_LSE("attention", "lse", 1, 2, 3), //
+    ATTENTION_DQ("attention", "dq", 1, 2, Double.NaN), //
+    ATTENTION_DK("attention", "dk", 1, 2.5, Double.NaN), //
     ATTENTION_DV("attention", "dv", 4, 11, 14), //
     SWIGLU_OUT("swiglu", "out", 2.5, 5, 6), //
     SWIGLU_DGATE("swiglu", "dGate", 1, 6, 8), //
     SWIGLU_DUP("swiglu", "dUp", 1, 5, 6), //
     CROSS_ENTROPY_NLL("cross-entropy", "nll", 1, 2, 2), //
     CROSS_ENTROPY_GRADIENT("cross-entropy", "dlogits", 1, 36, 40), //
+    CROSS_ENTROPY_LOSS("cross-entropy", "sum of nll", 1, 1, Double.NaN), //
     CLIP_NORM("clipping", "norm", 0, 0, 0), //
     ADAMW_TORCH("adamw, torch", "params", 0, 0, 0), //
     ADAMW_BITSANDBYTES("adamw, bitsandbytes", "params", 0, 0, 0), //
-    ADAMW_8BIT("adamw, 8 bits", "params and codes", 0, 0, 0);
+    ADAMW_8BIT("adamw, 8 bits", "params and codes", 0, 0, 0), //
+    ADAMW_TORCH_PARAMS("adamw, torch", "params, of float64's", 3, 3, 3), //
+    ADAMW_TORCH_M("adamw, torch", "m, of float64's", 3, 3, 3), //
+    ADAMW_TORCH_V("adamw, torch", "v, of float64's", 4, 4, 4), //
+    ADAMW_BITSANDBYTES_PARAMS("adamw, bitsandbytes", "params, of float64's", 130, 130, 130), //
+    ADAMW_BITSANDBYTES_M("adamw, bitsandbytes", "m, of float64's", 9, 9, 9), //
+    ADAMW_BITSANDBYTES_V("adamw, bitsandbytes", "v, of float64's", 450, 450, 450), //
+    MATMUL_NT_IN_BF16("matmul, dense, bf16", "x·Wᵀ", 1, 1, Double.NaN), //
+    MATMUL_NN_IN_BF16("matmul, dense, bf16", "dy·W", 1, 1, Double.NaN), //
+    LINEAR_Y_IN_BF16("linear, NF4, bf16", "y", 1, 1, Double.NaN), //
+    LINEAR_DX_IN_BF16("linear, NF4, bf16", "dx", 1, 1, Double.NaN), //
+    LORA_Y_IN_BF16("lora, NF4, bf16", "y", 1, 1, Double.NaN), //
+    LORA_DX_IN_BF16("lora, NF4, bf16", "dx", 1, 1, Double.NaN), //
+    LORA_DA_IN_BF16("lora, NF4, bf16", "dA", 2, 6, Double.NaN), //
+    LORA_DB_IN_BF16("lora, NF4, bf16", "dB", 1, 2.5, Double.NaN), //
+    DORA_Y_IN_BF16("dora, NF4, bf16", "y", 1, 1, Double.NaN), //
+    DORA_DX_IN_BF16("dora, NF4, bf16", "dx", 1, 1, Double.NaN), //
+    DORA_DMAGNITUDE_IN_BF16("dora, NF4, bf16", "dMagnitude", 14000, 14000, Double.NaN), //
+    RMSNORM_Y_IN_BF16("rmsnorm, bf16", "y", 2.5, 2.5, Double.NaN), //
+    RMSNORM_DX_IN_BF16("rmsnorm, bf16", "dx", 1, 1, Double.NaN), //
+    ROPE_Q_IN_BF16("rope, bf16", "q", 1, 1, Double.NaN), //
+    ATTENTION_OUT_IN_BF16("attention, bf16", "out", 1, 1, Double.NaN), //
+    ATTENTION_DQ_IN_BF16("attention, bf16", "dq", 1, 1, Double.NaN), //
+    ATTENTION_DK_IN_BF16("attention, bf16", "dk", 1, 1, Double.NaN), //
+    ATTENTION_DV_IN_BF16("attention, bf16", "dv", 1, 1, Double.NaN), //
+    SWIGLU_OUT_IN_BF16("swiglu, bf16", "out", 2.5, 2.5, Double.NaN), //
+    SWIGLU_DGATE_IN_BF16("swiglu, bf16", "dGate", 1, 1, Double.NaN), //
+    SWIGLU_DUP_IN_BF16("swiglu, bf16", "dUp", 1, 1, Double.NaN),;
+
+    private static final Map<Result, Result> IN_BFLOAT16 = new EnumMap<>(Result.class);
+
+    static {
+        for (Result r : values()) {
+            String ending = "_IN_BF16";
+            if (r.name().endsWith(ending)) {
+                IN_BFLOAT16.put(valueOf(r.name().substring(0, r.name().length() - ending.length())), r);
+            }
+        }
+    }
 
     private final String operation;
     private final String what;
@@ -73,7 +122,12 @@ public enum Result {
         return scalar == 0;
     }
 
-    /** The largest error allowed on the backend of a name. */
+    /** The same with bfloat16 activations, or null where that is not measured. */
+    public Result inBfloat16() {
+        return IN_BFLOAT16.get(this);
+    }
+
+    /** The largest error allowed on the backend of a name; NaN where there is none yet. */
     public double budget(String backend) {
         return switch (backend) {
             case Backend.SCALAR -> scalar;

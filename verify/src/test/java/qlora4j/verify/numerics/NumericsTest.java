@@ -38,9 +38,10 @@ class NumericsTest {
                     .isEqualTo(NumericsPage.budgets(r));
             for (String column : NumericsPage.COLUMNS) {
                 String cell = cells.get(NumericsPage.key(r, column));
-                if (!column.equals(Backend.CUDA) || !cell.equals("-")) {
+                double budget = r.budget(column.split(" ")[0]);
+                if (!column.equals(Backend.CUDA) || !cell.equals("-") && !Double.isNaN(budget)) {
                     assertThat(Double.parseDouble(cell)).as("%s, %s", r, column)
-                            .isLessThanOrEqualTo(r.budget(column.split(" ")[0]));
+                            .isLessThanOrEqualTo(budget);
                 }
             }
         }
