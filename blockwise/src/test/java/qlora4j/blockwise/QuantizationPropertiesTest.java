@@ -9,6 +9,7 @@ import net.jqwik.api.Arbitrary;
 import net.jqwik.api.ForAll;
 import net.jqwik.api.Property;
 import net.jqwik.api.Provide;
+import net.jqwik.api.constraints.IntRange;
 import org.junit.jupiter.api.Test;
 import qlora4j.nf4.Codebook;
 import qlora4j.tensor.Backend;
@@ -139,16 +140,17 @@ class QuantizationPropertiesTest {
 
     @Property(tries = 200)
     void powersOfTwoScaleTheConstantsAlone(@ForAll("values") float[] x, @ForAll QuantType type,
-            @ForAll("blocksizes") int blocksize) {
+            @ForAll("blocksizes") int blocksize, @ForAll @IntRange(min = -60, max = 60) int exponent) {
+        float factor = Math.scalb(1f, exponent);
         float[] scaled = x.clone();
         for (int i = 0; i < x.length; i++) {
-            scaled[i] *= 0x1p-20f;
+            scaled[i] *= factor;
         }
         Quantized a = quantize(x, type, blocksize);
         Quantized b = quantize(scaled, type, blocksize);
         assertThat(b.codes).isEqualTo(a.codes);
         for (int i = 0; i < a.absmax.length; i++) {
-            assertThat(b.absmax[i]).isEqualTo(a.absmax[i] * 0x1p-20f);
+            assertThat(b.absmax[i]).isEqualTo(a.absmax[i] * factor);
         }
     }
 
