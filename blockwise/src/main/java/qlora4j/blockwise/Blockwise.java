@@ -149,10 +149,22 @@ public final class Blockwise {
      * @param y {@code [..., out]}, the type of {@code x}, overwritten
      */
     public static void matmul(Stream stream, Tensor x, QuantizedTensor w, Tensor y) {
+        checkForward(stream, x, w, y);
+        stream.kernels(BlockwiseKernels.class).matmul(stream, x, w, y);
+    }
+
+    /** {@link #matmul} of several matrices with one x, such as q, k and v of a layer, in one operation. */
+    public static void matmul(Stream stream, Tensor x, QuantizedTensor[] w, Tensor[] y) {
+        for (int i = 0; i < w.length; i++) {
+            checkForward(stream, x, w[i], y[i]);
+        }
+        stream.kernels(BlockwiseKernels.class).matmul(stream, x, w, y);
+    }
+
+    private static void checkForward(Stream stream, Tensor x, QuantizedTensor w, Tensor y) {
         checkProduct(stream, "x", x, "y", y, w);
         checkColumns("x", x, w.inFeatures(), w);
         checkColumns("y", y, w.outFeatures(), w);
-        stream.kernels(BlockwiseKernels.class).matmul(stream, x, w, y);
     }
 
     /**

@@ -68,6 +68,18 @@ public interface BlockwiseKernels {
     void matmul(Stream stream, Tensor x, QuantizedTensor w, Tensor y);
 
     /**
+     * {@link #matmul} of several matrices with one x; where x has few rows, together they cost less than one by one. Each
+     * result is the same, bit for bit.
+     *
+     * @param y of each matrix, [M, out], overwritten
+     */
+    default void matmul(Stream stream, Tensor x, QuantizedTensor[] w, Tensor[] y) {
+        for (int i = 0; i < w.length; i++) {
+            matmul(stream, x, w[i], y[i]);
+        }
+    }
+
+    /**
      * Its gradient, {@code dx[m, i] = sum over o of dy[m, o] * W[o, i]}, with W dequantized and rounded to the type of
      * {@code dy}. W is frozen and gets none. Error of an element: at most {@code out * eps32 * sum |dy * W|} before
      * rounding to the type of {@code dx}.

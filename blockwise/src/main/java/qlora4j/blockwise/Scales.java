@@ -4,6 +4,8 @@ import java.lang.foreign.MemorySegment;
 
 /** The constants of a quantized tensor in host memory, after both levels where they are nested. */
 final class Scales {
+    private static final float[] SIGNED = DynamicMap.SIGNED.table();
+
     private final boolean nested;
     private final MemorySegment absmax;
     private final MemorySegment absmax2;
@@ -23,6 +25,30 @@ final class Scales {
         }
         float value = DynamicMap.SIGNED.value(absmax.get(Elements.BYTE, j) & 0xff);
         return value * absmax2.get(Elements.FLOAT, 4 * (j / QuantConfig.NESTED_BLOCKSIZE)) + offset;
+    }
+
+    /**
+     * The constants of {@code n} blocks from {@code first} on, to {@code out[0 ...]}.
+     *
+     * @param codes scratch of at least n bytes
+     */
+    void get(long first, int n, float[] out, byte[] codes) {
+        if (!nested) {
+            MemorySegment.copy(absmax, Elements.FLOAT, 4 * first, out, 0, n);
+            return;
+        }
+        MemorySegment.copy(absmax, Elements.BYTE, first, codes, 0, n);
+        float[] values = SIGNED;
+        float add = offset;
+        int done = 0;
+        while (done < n) {
+            long group = (first + done) / QuantConfig.NESTED_BLOCKSIZE;
+            float second = absmax2.get(Elements.FLOAT, 4 * group);
+            int end = (int) Math.min(n, (group + 1) * QuantConfig.NESTED_BLOCKSIZE - first);
+            for (; done < end; done++) {
+                out[done] = values[codes[done] & 0xff] * second + add;
+            }
+        }
     }
 
     /** The constants of {@code n} blocks from {@code first} on, to {@code out[at + i * stride]}. */

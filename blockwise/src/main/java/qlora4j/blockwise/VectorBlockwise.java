@@ -1,6 +1,7 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
 import java.util.List;
 import qlora4j.nf4.Absmax;
 import qlora4j.tensor.Stream;
@@ -177,11 +178,30 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void matmul(Stream stream, Tensor x, QuantizedTensor w, Tensor y) {
-        if (x.rows() <= VectorFewRows.MAX) {
-            fewRows.matmul(x, w, codecs[w.config().type().ordinal()], panels.of(w, x.dtype()), y);
+        if (x.rows() <= VectorFewRows.MAX && VectorFewRows.byWords(x, w)) {
+            fewRows.matmul(x, product(w, y));
+        } else if (x.rows() <= VectorFewRows.MAX) {
+            fewRows.matmul(x, panels.of(w, x.dtype()), y);
         } else {
             multiply(x, panels.columns(w, x.dtype()), null, y);
         }
+    }
+
+    @Override
+    public void matmul(Stream stream, Tensor x, QuantizedTensor[] w, Tensor[] y) {
+        if (x.rows() > VectorFewRows.MAX || !Arrays.stream(w).allMatch(each -> VectorFewRows.byWords(x, each))) {
+            BlockwiseKernels.super.matmul(stream, x, w, y);
+            return;
+        }
+        VectorFewRows.Product[] products = new VectorFewRows.Product[w.length];
+        for (int i = 0; i < w.length; i++) {
+            products[i] = product(w[i], y[i]);
+        }
+        fewRows.matmul(x, products);
+    }
+
+    private VectorFewRows.Product product(QuantizedTensor w, Tensor y) {
+        return new VectorFewRows.Product(w, codecs[w.config().type().ordinal()], y);
     }
 
     @Override

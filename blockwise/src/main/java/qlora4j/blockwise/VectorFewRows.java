@@ -43,9 +43,21 @@ final class VectorFewRows {
     /** One thread's constants and sums of a task's rows of W. */
     private static final class Scratch {
         private float[] scales = new float[0];
+        private byte[] codes = new byte[0];
         private final float[] sums = new float[MAX * SUMS];
         /** The sums while they are still one for each lane. */
         private final float[] lanes = new float[MAX * SUMS * L];
+    }
+
+    /** A matrix and where its result goes. */
+    record Product(QuantizedTensor w, VectorCodec codec, Tensor y) {
+    }
+
+    /** What the tasks of a product need: those from {@code firstTask} on, {@code perTask} rows each. */
+    private record Part(QuantizedTensor w, VectorCodec codec, Tensor y, Scales scales, int firstTask, int perTask) {
+        private int tasks() {
+            return Math.ceilDiv(w.outFeatures(), perTask);
+        }
     }
 
     VectorFewRows(Team team) {
@@ -55,51 +67,92 @@ final class VectorFewRows {
         Arrays.setAll(scratch, worker -> new Scratch());
     }
 
-    synchronized void matmul(Tensor x, QuantizedTensor w, VectorCodec codec, VectorPanels panels, Tensor y) {
+    /** Whether rows of W are read by words, where they lie. */
+    static boolean byWords(Tensor x, QuantizedTensor w) {
         int in = w.inFeatures();
-        int out = w.outFeatures();
-        int perTask = Math.clamp((out / LEAST_TASKS + SHARED - 1) / SHARED * SHARED, SHARED, MOST_ROWS_PER_TASK);
-        int tasks = (out + perTask - 1) / perTask;
-        int words = in / WORD;
+        return x.dtype() == DType.F32 && in % w.config().blocksize() == 0 && in / WORD >= L
+                && w.outFeatures() >= SHARED;
+    }
+
+    /** A product whose rows are decoded into a buffer. */
+    synchronized void matmul(Tensor x, VectorPanels panels, Tensor y) {
+        int in = x.cols();
+        int out = y.cols();
         grow(rows, in);
-        if (x.dtype() != DType.F32 || in % w.config().blocksize() != 0 || words < L || out < SHARED) {
-            float[] xs = ordered(x.rows() * in);
-            Floats.load(x, 0, x.rows() * in, xs, 0);
-            team.run(tasks, (task, worker) -> decoded(xs, panels, task * perTask, Math.min(out, (task + 1) * perTask),
-                    rows[worker], y, in));
-            return;
-        }
+        float[] xs = ordered(x.rows() * in);
+        Floats.load(x, 0, x.rows() * in, xs, 0);
+        int perTask = perTask(out);
+        team.run((out + perTask - 1) / perTask, (task, worker) -> decoded(xs, panels, task * perTask,
+                Math.min(out, (task + 1) * perTask), rows[worker], y, in));
+    }
+
+    private static int perTask(int rows) {
+        return Math.clamp((rows / LEAST_TASKS + SHARED - 1) / SHARED * SHARED, SHARED, MOST_ROWS_PER_TASK);
+    }
+
+    /** Products of one x, all of them {@link #byWords}: in one loop of the team. */
+    synchronized void matmul(Tensor x, Product... products) {
+        int in = x.cols();
+        int words = in / WORD;
         int each = (words + L - 1) / L * L * WORD;
         float[] xs = ordered(x.rows() * each);
         for (int i = 0; i < x.rows(); i++) {
-            order(x, i, rows[0], xs, i * each, words);
+            order(x, i, xs, i * each, words);
         }
-        Scales scales = new Scales(w);
+        Part[] parts = parts(products);
+        Part last = parts[parts.length - 1];
+        team.run(last.firstTask + last.tasks(), (task, worker) -> {
+            int i = 0;
+            while (i + 1 < parts.length && task >= parts[i + 1].firstTask) {
+                i++;
+            }
+            task(parts[i], (task - parts[i].firstTask) * parts[i].perTask, xs, each, x.rows(), scratch[worker]);
+        });
+    }
+
+    /** Tasks of about as many rows in all matrices. */
+    private Part[] parts(Product... products) {
+        int all = 0;
+        for (Product p : products) {
+            all += p.w.outFeatures();
+        }
+        Part[] parts = new Part[products.length];
+        int needed = 0;
+        for (int i = 0, task = 0; i < parts.length; task += parts[i++].tasks()) {
+            QuantizedTensor w = products[i].w;
+            int rows = Math.ceilDiv(w.outFeatures(), Math.ceilDiv(w.outFeatures(), perTask(all)));
+            int perTask = Math.ceilDiv(rows, SHARED) * SHARED;
+            parts[i] = new Part(w, products[i].codec, products[i].y, new Scales(w), task, perTask);
+            needed = Math.max(needed, (perTask + SHARED) * (w.inFeatures() / w.config().blocksize()) + L);
+        }
         for (Scratch s : scratch) {
-            int needed = (perTask + SHARED) * (in / w.config().blocksize()) + L;
             if (s.scales.length < needed) {
                 s.scales = new float[needed];
+                s.codes = new byte[needed];
             }
         }
-        team.run(tasks, (task, worker) -> {
-            int first = task * perTask;
-            int count = Math.min(perTask, out - first);
-            Scratch own = scratch[worker];
-            int before = Math.max(0, SHARED - count);
-            int blocks = in / w.config().blocksize();
-            scales.get((long) (first - before) * blocks, (count + before) * blocks, own.scales, 0, 1);
-            int quarter = count / SHARED;
-            for (int r = 0; r < quarter; r++) {
-                byWords(w, codec, first, r, quarter, before, xs, each, x.rows(), own);
-            }
-            if (count % SHARED != 0) {
-                byWords(w, codec, first, count - SHARED, 1, before, xs, each, x.rows(), own);
-            }
-            for (int i = 0; i < x.rows(); i++) {
-                addLanes(own.lanes, i * SUMS + SHARED, count, own.sums);
-                Floats.store(own.sums, i * SUMS + SHARED, count, y, (long) i * out + first);
-            }
-        });
+        return parts;
+    }
+
+    /** Rows of W from {@code first} on. */
+    private static void task(Part part, int first, float[] xs, int each, int rows, Scratch own) {
+        QuantizedTensor w = part.w;
+        int out = w.outFeatures();
+        int count = Math.min(part.perTask, out - first);
+        int before = Math.max(0, SHARED - count);
+        int blocks = w.inFeatures() / w.config().blocksize();
+        part.scales.get((long) (first - before) * blocks, (count + before) * blocks, own.scales, own.codes);
+        int quarter = count / SHARED;
+        for (int r = 0; r < quarter; r++) {
+            byWords(w, part.codec, first, r, quarter, before, xs, each, rows, own);
+        }
+        if (count % SHARED != 0) {
+            byWords(w, part.codec, first, count - SHARED, 1, before, xs, each, rows, own);
+        }
+        for (int i = 0; i < rows; i++) {
+            addLanes(own.lanes, i * SUMS + SHARED, count, own.sums);
+            Floats.store(own.sums, i * SUMS + SHARED, count, part.y, (long) i * out + first);
+        }
     }
 
     private float[] ordered(int length) {
@@ -129,25 +182,23 @@ final class VectorFewRows {
 
     /**
      * Row i of x in the order in which {@link #dots} reads it: for each vector of words, of which the first is
-     * {@code t}, and each nibble q of a word, {@code x[8 (t + lane) + (q ^ 1)]}, because nibble q of a little-endian word
-     * holds element q ^ 1 of its eight. The last vector begins L words before the end, and x is zero in its lanes that
-     * the vector before has counted.
+     * {@code t}, and each element j of a word's eight, {@code x[8 (t + lane) + j]}. The last vector begins L words before
+     * the end, and x is zero in its lanes that the vector before has counted.
      */
-    private static void order(Tensor x, int i, float[] row, float[] ordered, int at, int words) {
+    private void order(Tensor x, int i, float[] ordered, int at, int words) {
         int in = x.cols();
+        grow(rows, in);
+        float[] row = rows[0];
         Floats.load(x, (long) i * in, in, row, 0);
         for (int t = 0, to = at; t < words; t += L, to += WORD * L) {
             int first = Math.min(t, words - L);
             for (int lane = 0; lane < L; lane++) {
-                int from = WORD * (first + lane);
-                for (int q = 0; q < WORD; q++) {
-                    ordered[to + q * L + lane] = row[from + (q ^ 1)];
+                for (int j = 0, from = WORD * (first + lane); j < WORD; j++) {
+                    ordered[to + j * L + lane] = row[from + j];
                 }
             }
-            for (int lane = 0; lane < t - first; lane++) {
-                for (int q = 0; q < WORD; q++) {
-                    ordered[to + q * L + lane] = 0;
-                }
+            for (int j = 0; j < WORD; j++) {
+                Arrays.fill(ordered, to + j * L, to + j * L + t - first, 0);
             }
         }
     }
@@ -190,8 +241,9 @@ final class VectorFewRows {
             IntVector w2 = words(packed, at + 2 * distance);
             IntVector w3 = words(packed, at + 3 * distance);
             FloatVector d0 = FloatVector.zero(Lanes.F), d1 = d0, d2 = d0, d3 = d0;
-            for (int q = 0; q < WORD; q++, p += L) {
-                FloatVector v = FloatVector.fromArray(Lanes.F, xs, p);
+            for (int q = 0; q < WORD; q++) {
+                // Nibble q of a little-endian word holds element q ^ 1 of its eight.
+                FloatVector v = FloatVector.fromArray(Lanes.F, xs, p + (q ^ 1) * L);
                 d0 = VectorCodec.values(w0, t0, t1, t2, t3).fma(v, d0);
                 d1 = VectorCodec.values(w1, t0, t1, t2, t3).fma(v, d1);
                 d2 = VectorCodec.values(w2, t0, t1, t2, t3).fma(v, d2);
@@ -201,6 +253,7 @@ final class VectorFewRows {
                 w2 = VectorCodec.next(w2);
                 w3 = VectorCodec.next(w3);
             }
+            p += WORD * L;
             int block = scaleAt + (t >>> blockShift);
             s0 = d0.fma(scale(spread, scales, block), s0);
             s1 = d1.fma(scale(spread, scales, scaleRow + block), s1);

@@ -98,6 +98,34 @@ class ProductTest {
         Golden.assertSame("one thread and three", results[2], results[1]);
     }
 
+    /** Several matrices of one x, in one operation, give what each of them gives. */
+    @Property(tries = 60, edgeCases = EdgeCasesMode.NONE)
+    void severalMatrices(@ForAll("rows") int m, @ForAll("ins") int in, @ForAll("configs") QuantConfig config,
+            @ForAll("types") DType dtype, @ForAll long seed) {
+        SplittableRandom random = new SplittableRandom(seed);
+        Tensor x = random(random, dtype, m, in);
+        int[] outs = {random.nextInt(1, 400), random.nextInt(1, 40), random.nextInt(1, 100)};
+        QuantizedTensor[] w = new QuantizedTensor[outs.length];
+        for (int i = 0; i < w.length; i++) {
+            w[i] = weight(random, i == 1 ? QuantConfig.QLORA : config, outs[i], in);
+        }
+        for (int b = 0; b < 3; b++) {
+            Tensor[] alone = new Tensor[w.length];
+            Tensor[] together = new Tensor[w.length];
+            try (Stream stream = backend(b).openStream()) {
+                for (int i = 0; i < w.length; i++) {
+                    alone[i] = Golden.poisoned(dtype, m, outs[i]);
+                    together[i] = Golden.poisoned(dtype, m, outs[i]);
+                    Blockwise.matmul(stream, x, w[i], alone[i]);
+                }
+                Blockwise.matmul(stream, x, w, together);
+            }
+            for (int i = 0; i < w.length; i++) {
+                Golden.assertSame("alone and together", alone[i], together[i]);
+            }
+        }
+    }
+
     @Property(tries = 250, edgeCases = EdgeCasesMode.NONE)
     void backward(@ForAll("rows") int m, @ForAll("outs") int out, @ForAll("ins") int in,
             @ForAll("configs") QuantConfig config, @ForAll("types") DType dtype, @ForAll boolean accumulate,

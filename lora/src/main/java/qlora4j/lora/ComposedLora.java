@@ -1,5 +1,7 @@
 package qlora4j.lora;
 
+import qlora4j.blockwise.Blockwise;
+import qlora4j.blockwise.QuantizedTensor;
 import qlora4j.tensor.Matmul;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
@@ -53,6 +55,30 @@ abstract class ComposedLora implements LoraKernels {
     public void forward(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u, Tensor dropped) {
         if (y != null) {
             call.weight().product(s, x, y);
+        }
+        afterProduct(s, call, x, residual, y, u, dropped);
+    }
+
+    /** Where all weights are in 4 bits, their products are one operation. */
+    @Override
+    public void forward(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u) {
+        QuantizedTensor[] w = new QuantizedTensor[calls.length];
+        for (int i = 0; i < calls.length; i++) {
+            if (!(calls[i].weight() instanceof LinearWeight.Quantized q)) {
+                LoraKernels.super.forward(s, calls, x, y, u);
+                return;
+            }
+            w[i] = q.w();
+        }
+        Blockwise.matmul(s, x, w, y);
+        for (int i = 0; i < calls.length; i++) {
+            afterProduct(s, calls[i], x, null, y[i], u[i], null);
+        }
+    }
+
+    private void afterProduct(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u,
+            Tensor dropped) {
+        if (y != null) {
             if (residual != null || call.bias() != null) {
                 addRows(y, residual, call.bias());
             }
