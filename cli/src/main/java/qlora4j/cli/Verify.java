@@ -13,6 +13,7 @@ import picocli.CommandLine.Parameters;
 import picocli.CommandLine.Spec;
 import qlora4j.tensor.Backend;
 import qlora4j.verify.Conformance;
+import qlora4j.verify.vectors.VectorBundle;
 import qlora4j.verify.vectors.Verdict;
 import qlora4j.verify.vectors.VerdictText;
 
@@ -27,7 +28,8 @@ final class Verify implements Callable<Integer> {
     private CommandSpec spec;
 
     @Parameters(paramLabel = "BUNDLE",
-            description = "The folder of the bundle; with --against the dump, a safetensors file or a folder of them.")
+            description = "The folder of the bundle, or of test vectors; with --against the dump, a safetensors file or a"
+                    + " folder of them.")
     private Path bundle;
 
     @Option(names = "--against", paramLabel = "VECTORS",
@@ -35,7 +37,7 @@ final class Verify implements Callable<Integer> {
                     + " (verify/vectors, or what `qlora vectors` wrote).")
     private Path against;
 
-    @Option(names = "--json", description = "With --against: write the verdict as JSON.")
+    @Option(names = "--json", description = "With --against or test vectors: write the verdict as JSON.")
     private boolean json;
 
     @Option(names = "--model", paramLabel = "DIR|OWNER/NAME",
@@ -55,8 +57,14 @@ final class Verify implements Callable<Integer> {
         if (against != null) {
             return judge(out);
         }
+        if (VectorBundle.is(bundle)) {
+            refuseModelAndSelfTest("BUNDLE is a folder of test vectors");
+            try (Backend opened = backend.open()) {
+                return print(Verdict.of(opened, bundle), out);
+            }
+        }
         if (json) {
-            throw new ParameterException(spec.commandLine(), "--json goes with --against VECTORS");
+            throw new ParameterException(spec.commandLine(), "--json goes with --against VECTORS or with test vectors");
         }
         Path real = model == null ? null : HubModels.directory(model, spec.commandLine().getErr());
         try (Backend opened = backend.open()) {
@@ -68,11 +76,17 @@ final class Verify implements Callable<Integer> {
     }
 
     private int judge(PrintWriter out) throws IOException {
+        refuseModelAndSelfTest("--against compares a dump with test vectors");
+        return print(Verdict.of(bundle, against), out);
+    }
+
+    private void refuseModelAndSelfTest(String why) {
         if (model != null || selfTest) {
-            throw new ParameterException(spec.commandLine(),
-                    "--against compares a dump with test vectors: --model and --self-test do not go with it");
+            throw new ParameterException(spec.commandLine(), why + ": --model and --self-test do not go with it");
         }
-        Verdict verdict = Verdict.of(bundle, against);
+    }
+
+    private int print(Verdict verdict, PrintWriter out) {
         if (json) {
             out.println(VerdictText.json(verdict));
         } else {

@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.Objects;
+import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.function.Consumer;
 import qlora4j.blockwise.QuantType;
 import qlora4j.tensor.Backend;
@@ -60,9 +61,17 @@ public final class Conformance {
             out.accept(summary.toString());
             return summary;
         }
-        Report report = new Report(out, _ -> true);
+        AtomicBoolean any = new AtomicBoolean();
+        Report report = new Report(line -> {
+            any.set(true);
+            out.accept(line);
+        }, _ -> true);
         try (Stream stream = options.backend().openStream()) {
             run(new Session(options.backend(), stream, report), options);
+        }
+        if (!any.get()) {
+            out.accept("nothing to check: " + options.bundle() + " holds no file or folder that a bundle has"
+                    + " (docs/verify.md); another implementation's dump is judged with --against VECTORS");
         }
         out.accept(report.summary().toString());
         return report.summary();

@@ -12,6 +12,7 @@ import java.util.Map;
 import java.util.Set;
 import java.util.stream.Stream;
 import qlora4j.safetensors.Safetensors;
+import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Tensor;
 
@@ -100,6 +101,21 @@ public final class Verdict {
             return judge(holders, vectors);
         } finally {
             open.forEach(Safetensors::close);
+        }
+    }
+
+    /**
+     * Judges a backend of this project by test vectors.
+     *
+     * @throws IOException if the vectors cannot be read; the message names the file
+     */
+    public static Verdict of(Backend backend, Path bundle) throws IOException {
+        Path dump = Files.createTempFile("qlora-vectors", ENDING);
+        try {
+            VectorBundle.dump(dump, backend);
+            return of(dump, bundle);
+        } finally {
+            Files.delete(dump);
         }
     }
 
