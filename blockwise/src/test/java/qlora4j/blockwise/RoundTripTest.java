@@ -17,7 +17,11 @@ import qlora4j.tensor.Tensor;
 class RoundTripTest {
     private static final int SIDE = 1024;
 
-    /** Upper bounds are bitsandbytes' own figures plus a hundredth; an error below 0.98 of them would be a wrong test. */
+    /**
+     * Upper bounds are bitsandbytes' own figures plus a hundredth; an error below 0.98 of them would be a wrong test. The
+     * seed is fixed; the means of 16,384 blocks have standard errors of 7e-5 to 3.6e-4 and lie at least 5 of them from
+     * either bound, so that with any other seed each would be beyond with a probability below 3e-7.
+     */
     @ParameterizedTest
     @CsvSource({"NF4, false, 0.07332, 0.20572", "NF4, true, 0.07332, 0.20572", "FP4, false, 0.09732, 0.26278",
             "FP4, true, 0.09732, 0.26278"})
