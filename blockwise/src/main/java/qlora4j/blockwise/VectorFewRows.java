@@ -5,6 +5,7 @@ import java.nio.ByteOrder;
 import java.util.Arrays;
 import jdk.incubator.vector.FloatVector;
 import jdk.incubator.vector.IntVector;
+import jdk.incubator.vector.VectorMask;
 import jdk.incubator.vector.VectorOperators;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Floats;
@@ -32,13 +33,17 @@ final class VectorFewRows {
     /** A matrix of few rows is still cut into this many tasks, so that no thread waits long for another. */
     private static final int LEAST_TASKS = 16;
 
+    /** The lanes of a unit's first row in its middle vector. */
+    private static final VectorMask<Float> FIRST_HALF = Lanes.F.indexInRange(0, L / 2);
+
     private final Team team;
     private final float[][] rows;
     private final Scratch[] scratch;
     private float[] ordered = new float[0];
 
     /** A task's sums of one row of x, with room before them for rows that another task writes. */
-    private static final int SUMS = SHARED + MOST_ROWS_PER_TASK;
+    private static final int BEFORE = 2 * SHARED;
+    private static final int SUMS = BEFORE + MOST_ROWS_PER_TASK;
 
     /** One thread's constants and sums of a task's rows of W. */
     private static final class Scratch {
@@ -53,11 +58,24 @@ final class VectorFewRows {
     record Product(QuantizedTensor w, VectorCodec codec, Tensor y) {
     }
 
-    /** What the tasks of a product need: those from {@code firstTask} on, {@code perTask} rows each. */
-    private record Part(QuantizedTensor w, VectorCodec codec, Tensor y, Scales scales, int firstTask, int perTask) {
-        private int tasks() {
-            return Math.ceilDiv(w.outFeatures(), perTask);
+    /**
+     * What the tasks of a product need: those from {@code firstTask} on, {@code perTask} units each.
+     *
+     * @param unit the rows of W that are read as one: two where a row ends in half a vector of words
+     */
+    private record Part(QuantizedTensor w, VectorCodec codec, Tensor y, Scales scales, int unit, int firstTask,
+            int perTask) {
+        private int units() {
+            return w.outFeatures() / unit;
         }
+
+        private int tasks() {
+            return Math.ceilDiv(units(), perTask);
+        }
+    }
+
+    private static int unit(int in, int out) {
+        return in / WORD % L == L / 2 && out % 2 == 0 && out / 2 >= SHARED ? 2 : 1;
     }
 
     VectorFewRows(Team team) {
@@ -94,10 +112,18 @@ final class VectorFewRows {
     synchronized void matmul(Tensor x, Product... products) {
         int in = x.cols();
         int words = in / WORD;
+        // Matrices whose rows are read alone and those of units of two may come together.
+        boolean pairs = Arrays.stream(products).anyMatch(p -> unit(in, p.w.outFeatures()) == 2);
         int each = (words + L - 1) / L * L * WORD;
-        float[] xs = ordered(x.rows() * each);
+        int whole = each + (pairs ? 2 * words * WORD : 0);
+        float[] xs = ordered(x.rows() * whole);
+        grow(rows, in);
         for (int i = 0; i < x.rows(); i++) {
-            order(x, i, xs, i * each, words);
+            Floats.load(x, (long) i * in, in, rows[0], 0);
+            order(rows[0], words, xs, i * whole);
+            if (pairs) {
+                orderPair(rows[0], words, xs, i * whole + each);
+            }
         }
         Part[] parts = parts(products);
         Part last = parts[parts.length - 1];
@@ -106,7 +132,8 @@ final class VectorFewRows {
             while (i + 1 < parts.length && task >= parts[i + 1].firstTask) {
                 i++;
             }
-            task(parts[i], (task - parts[i].firstTask) * parts[i].perTask, xs, each, x.rows(), scratch[worker]);
+            task(parts[i], (task - parts[i].firstTask) * parts[i].perTask, xs, parts[i].unit == 2 ? each : 0, whole,
+                    x.rows(), scratch[worker]);
         });
     }
 
@@ -120,10 +147,15 @@ final class VectorFewRows {
         int needed = 0;
         for (int i = 0, task = 0; i < parts.length; task += parts[i++].tasks()) {
             QuantizedTensor w = products[i].w;
-            int rows = Math.ceilDiv(w.outFeatures(), Math.ceilDiv(w.outFeatures(), perTask(all)));
-            int perTask = Math.ceilDiv(rows, SHARED) * SHARED;
-            parts[i] = new Part(w, products[i].codec, products[i].y, new Scales(w), task, perTask);
-            needed = Math.max(needed, (perTask + SHARED) * (w.inFeatures() / w.config().blocksize()) + L);
+            int unit = unit(w.inFeatures(), w.outFeatures());
+            int units = w.outFeatures() / unit;
+            int tasks = Math.ceilDiv(w.outFeatures(), perTask(all));
+            // Within what a task has room for: a unit of two has half as many.
+            int perTask = Math.min(Math.ceilDiv(Math.ceilDiv(units, tasks), SHARED) * SHARED,
+                    MOST_ROWS_PER_TASK / unit);
+            parts[i] = new Part(w, products[i].codec, products[i].y, new Scales(w), unit, task, perTask);
+            needed = Math.max(needed,
+                    (perTask + SHARED) * unit * (w.inFeatures() / w.config().blocksize()) + L);
         }
         for (Scratch s : scratch) {
             if (s.scales.length < needed) {
@@ -134,24 +166,25 @@ final class VectorFewRows {
         return parts;
     }
 
-    /** Rows of W from {@code first} on. */
-    private static void task(Part part, int first, float[] xs, int each, int rows, Scratch own) {
+    /** Units of W from {@code first} on, times x as it is ordered from {@code x} on. */
+    private static void task(Part part, int first, float[] xs, int x, int each, int rows, Scratch own) {
         QuantizedTensor w = part.w;
-        int out = w.outFeatures();
-        int count = Math.min(part.perTask, out - first);
+        int unit = part.unit;
+        int count = Math.min(part.perTask, part.units() - first);
         int before = Math.max(0, SHARED - count);
-        int blocks = w.inFeatures() / w.config().blocksize();
+        int blocks = w.inFeatures() / w.config().blocksize() * unit;
         part.scales.get((long) (first - before) * blocks, (count + before) * blocks, own.scales, own.codes);
         int quarter = count / SHARED;
         for (int r = 0; r < quarter; r++) {
-            byWords(w, part.codec, first, r, quarter, before, xs, each, rows, own);
+            byWords(part, first, r, quarter, before, xs, x, each, rows, own);
         }
         if (count % SHARED != 0) {
-            byWords(w, part.codec, first, count - SHARED, 1, before, xs, each, rows, own);
+            byWords(part, first, count - SHARED, 1, before, xs, x, each, rows, own);
         }
         for (int i = 0; i < rows; i++) {
-            addLanes(own.lanes, i * SUMS + SHARED, count, own.sums);
-            Floats.store(own.sums, i * SUMS + SHARED, count, part.y, (long) i * out + first);
+            int at = i * SUMS + BEFORE;
+            addLanes(own.lanes, at, count * unit, own.sums);
+            Floats.store(own.sums, at, count * unit, part.y, (long) i * w.outFeatures() + (long) first * unit);
         }
     }
 
@@ -181,21 +214,15 @@ final class VectorFewRows {
     }
 
     /**
-     * Row i of x in the order in which {@link #dots} reads it: for each vector of words, of which the first is
+     * A row of x in the order in which {@link #dots} reads it: for each vector of words, of which the first is
      * {@code t}, and each element j of a word's eight, {@code x[8 (t + lane) + j]}. The last vector begins L words before
      * the end, and x is zero in its lanes that the vector before has counted.
      */
-    private void order(Tensor x, int i, float[] ordered, int at, int words) {
-        int in = x.cols();
-        grow(rows, in);
-        float[] row = rows[0];
-        Floats.load(x, (long) i * in, in, row, 0);
+    private static void order(float[] row, int words, float[] ordered, int at) {
         for (int t = 0, to = at; t < words; t += L, to += WORD * L) {
             int first = Math.min(t, words - L);
             for (int lane = 0; lane < L; lane++) {
-                for (int j = 0, from = WORD * (first + lane); j < WORD; j++) {
-                    ordered[to + j * L + lane] = row[from + j];
-                }
+                word(row, first + lane, ordered, to + lane);
             }
             for (int j = 0; j < WORD; j++) {
                 Arrays.fill(ordered, to + j * L, to + j * L + t - first, 0);
@@ -203,31 +230,51 @@ final class VectorFewRows {
         }
     }
 
-    /**
-     * Multiplies {@link #SHARED} rows of W, {@code apart} rows from one to the next and from {@code first + r} on, with
-     * all rows of x. A task's last rows, if fewer, are computed with some before them, which its own or another call has
-     * computed too.
-     *
-     * @param before rows before {@code first} whose constants precede the task's own
-     */
-    private static void byWords(QuantizedTensor w, VectorCodec codec, int first, int r, int apart, int before,
-            float[] xs, int each, int rows, Scratch own) {
-        int words = w.inFeatures() / WORD;
-        int blockShift = Integer.numberOfTrailingZeros(w.config().blocksize() / WORD);
-        int blocks = words >>> blockShift;
-        for (int i = 0; i < rows; i++) {
-            dots(codec, w.packed().data(), (long) (first + r) * words * Integer.BYTES, apart, words, own.scales,
-                    (before + r) * blocks, apart * blocks, blockShift, xs, i * each, own.lanes,
-                    (i * SUMS + SHARED + r) * L);
+    /** The same for a unit of two rows: x twice, one after the other. */
+    private static void orderPair(float[] row, int words, float[] ordered, int at) {
+        for (int t = 0, to = at; t < 2 * words; t += L, to += WORD * L) {
+            for (int lane = 0; lane < L; lane++) {
+                word(row, t + lane < words ? t + lane : t + lane - words, ordered, to + lane);
+            }
+        }
+    }
+
+    private static void word(float[] row, int word, float[] ordered, int to) {
+        for (int j = 0; j < WORD; j++) {
+            ordered[to + j * L] = row[WORD * word + j];
         }
     }
 
     /**
-     * {@link #SHARED} rows of words times one row of x. The loops are small, for the compiler to inline all of them; so
+     * Multiplies {@link #SHARED} units of W, {@code apart} units from one to the next and from {@code first + r} on, with
+     * all rows of x. A task's last units, if fewer, are computed with some before them, which its own or another call has
+     * computed too.
+     *
+     * @param before units before {@code first} whose constants precede the task's own
+     */
+    private static void byWords(Part part, int first, int r, int apart, int before, float[] xs, int x, int each,
+            int rows, Scratch own) {
+        QuantizedTensor w = part.w;
+        int unit = part.unit;
+        int words = w.inFeatures() / WORD * unit;
+        int blockShift = Integer.numberOfTrailingZeros(w.config().blocksize() / WORD);
+        int blocks = words >>> blockShift;
+        for (int i = 0; i < rows; i++) {
+            dots(part.codec, w.packed().data(), (long) (first + r) * words * Integer.BYTES, apart, words, unit,
+                    own.scales, (before + r) * blocks, apart * blocks, blockShift, xs, x + i * each, own.lanes,
+                    (i * SUMS + BEFORE + r * unit) * L);
+        }
+    }
+
+    /**
+     * {@link #SHARED} units of words times one row of x. In the middle of a unit of two rows a vector has words of both:
+     * what its halves add up to goes to one row each. The loops are small, for the compiler to inline all of them; so
      * the lanes are added elsewhere, and the nibbles of a word are a loop, which unrolled by hand measured 1.2 to 1.6 times as slow.
      */
-    private static void dots(VectorCodec codec, MemorySegment packed, long from, int apart, int words, float[] scales,
-            int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to) {
+    private static void dots(VectorCodec codec, MemorySegment packed, long from, int apart, int words, int unit,
+            float[] scales, int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to) {
+        int middle = unit == 2 ? words / 2 - L / 2 : words;
+        int step = apart * unit * L;
         long distance = (long) apart * words * Integer.BYTES;
         IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, blockShift);
         IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
@@ -255,15 +302,31 @@ final class VectorFewRows {
             }
             p += WORD * L;
             int block = scaleAt + (t >>> blockShift);
-            s0 = d0.fma(scale(spread, scales, block), s0);
-            s1 = d1.fma(scale(spread, scales, scaleRow + block), s1);
-            s2 = d2.fma(scale(spread, scales, 2 * scaleRow + block), s2);
-            s3 = d3.fma(scale(spread, scales, 3 * scaleRow + block), s3);
+            d0 = d0.mul(scale(spread, scales, block));
+            d1 = d1.mul(scale(spread, scales, scaleRow + block));
+            d2 = d2.mul(scale(spread, scales, 2 * scaleRow + block));
+            d3 = d3.mul(scale(spread, scales, 3 * scaleRow + block));
+            if (i == middle) {
+                s0.add(d0, FIRST_HALF).intoArray(lanes, to);
+                s1.add(d1, FIRST_HALF).intoArray(lanes, to + step);
+                s2.add(d2, FIRST_HALF).intoArray(lanes, to + 2 * step);
+                s3.add(d3, FIRST_HALF).intoArray(lanes, to + 3 * step);
+                s0 = d0.blend(0, FIRST_HALF);
+                s1 = d1.blend(0, FIRST_HALF);
+                s2 = d2.blend(0, FIRST_HALF);
+                s3 = d3.blend(0, FIRST_HALF);
+                to += L;
+            } else {
+                s0 = s0.add(d0);
+                s1 = s1.add(d1);
+                s2 = s2.add(d2);
+                s3 = s3.add(d3);
+            }
         }
         s0.intoArray(lanes, to);
-        s1.intoArray(lanes, to + apart * L);
-        s2.intoArray(lanes, to + 2 * apart * L);
-        s3.intoArray(lanes, to + 3 * apart * L);
+        s1.intoArray(lanes, to + step);
+        s2.intoArray(lanes, to + 2 * step);
+        s3.intoArray(lanes, to + 3 * step);
     }
 
     /** {@code sums[from + j] = Σ lanes[(from + j)·L ...]} for {@code n} sums. */
