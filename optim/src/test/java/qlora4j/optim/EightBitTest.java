@@ -231,6 +231,42 @@ class EightBitTest {
         assertThat(jump[2]).as("in another block, 8 bits").isLessThanOrEqualTo(2 * rate);
     }
 
+    /**
+     * The code of a first moment below 0 stands for a number below 0, however small it is beside its block's largest; one
+     * of 0 or more for 0 or more. A block of zeros, here the short last one, has the codes of 0.
+     */
+    @ParameterizedTest
+    @ValueSource(strings = {"scalar", "cpu"})
+    void aSmallMomentKeepsItsSide(String backendName) {
+        int n = 300;
+        int block = EightBitKernels.BLOCK;
+        Tensor grads = Tensor.zeros(DType.F32, n);
+        for (int i = 1; i < block; i++) {
+            grads.set(i, i % 3 == 0 ? 0 : i % 3 == 1 ? -1e-12 * i : 1e-12 * i);
+        }
+        grads.set(0, -1);
+        Tensor codes1 = Tensor.zeros(DType.U8, n).fill(DynamicMap.SIGNED.code(0));
+        Tensor codes2 = Tensor.zeros(DType.U8, n).fill(DynamicMap.UNSIGNED.code(0));
+        Tensor absmax1 = Tensor.zeros(DType.F32, 2);
+        Tensor absmax2 = Tensor.zeros(DType.F32, 2);
+        try (Backend backend = Backends.open(backendName); Stream stream = backend.openStream()) {
+            Optim.adamW8(stream, AdamHyper.defaults(AdamHyper.Formula.BITSANDBYTES).withEightBit(),
+                    Tensor.zeros(DType.F32, n), grads, codes1, codes2, absmax1, absmax2, Bits.scalars(1e-3, 1, 1, 1));
+        }
+        for (int i = 0; i < n; i++) {
+            float m = DynamicMap.SIGNED.value((int) codes1.get(i));
+            double g = grads.get(i);
+            assertThat(g < 0 ? m < 0 : m >= 0).as("element %d: gradient %s, first moment %s", i, g, m).isTrue();
+            if (g == 0) {
+                assertThat(m).as("element %d", i).isZero();
+                assertThat(DynamicMap.UNSIGNED.value((int) codes2.get(i))).as("element %d", i).isZero();
+            }
+        }
+        assertThat(absmax1.toFloats()).containsExactly(1f - 0.9f, 0f);
+        assertThat(absmax2.get(0)).isPositive();
+        assertThat(absmax2.get(1)).isZero();
+    }
+
     private static void step(AdamW adam, Stream stream, double rate) {
         adam.prepare(rate, 1);
         adam.clip(stream, Double.POSITIVE_INFINITY);

@@ -11,6 +11,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
+import qlora4j.tensor.DType;
 
 /** Pages come back as they were written, whichever order they are written in, and the last may be short. */
 class PageStoreTest {
@@ -77,6 +78,29 @@ class PageStoreTest {
             PageStore store = HostPageStore.on(host).open(1, PAGE);
             assertThat(store.describe()).isEqualTo("host memory");
             store.close();
+        }
+    }
+
+    /** What is resident is all, or the ring of frames that pages pass through. */
+    @Test
+    void residentBytesAreCounted() {
+        List<String> names = List.of("m", "v");
+        try (Backend host = Backends.open(Backend.SCALAR)) {
+            try (PagedStates all = new PagedStates(host, DType.F32, 5000, names, Residency.ALL, null)) {
+                assertThat(all.describe()).isEqualTo("40000 of 40000 bytes of optimizer state resident");
+                assertThat(all.residentBytes()).isEqualTo(all.totalBytes());
+                assertThat(all.statistics().hits()).isZero();
+                all.acquire(0);
+                all.release(0, true);
+                assertThat(all.statistics().hits()).isPositive();
+                assertThat(all.statistics().bytesSpilled()).isZero();
+            }
+            try (PagedStates paged = new PagedStates(host, DType.F32, 50_000, names, new Residency.Percent(0),
+                    FilePageStore.in(directory))) {
+                assertThat(paged.residentBytes()).isEqualTo((long) PagedStates.RING * paged.pageBytes());
+                assertThat(paged.describe()).startsWith(paged.residentBytes() + " of 400000 bytes")
+                        .contains(", the rest in pages of " + paged.pageBytes() + " bytes in " + directory);
+            }
         }
     }
 }
