@@ -5,14 +5,18 @@ import static org.assertj.core.api.Assertions.assertThatIllegalArgumentException
 
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Test;
+import qlora4j.blockwise.Blockwise;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.blockwise.QuantizedTensor;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.Matmul;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
-/** What the linear layer refuses, and how it says so. */
+/** What the linear layer refuses, and how it says so; biases of a slot's own. */
 class LinearTest {
     private static final String NAME = "model.layers.4.mlp.up_proj";
     private static final Backend SCALAR = Backends.open("scalar", null, 1);
@@ -38,6 +42,67 @@ class LinearTest {
         assertThatIllegalArgumentException().isThrownBy(() -> linear.set(0, pair(4, 2, 5))).withMessageContainingAll(
                 NAME, "[4, 2]");
         assertThat(linear.get(0)).isNull();
+    }
+
+    /** A slot's own bias stands in the layer's place; other slots keep the layer's. */
+    @Test
+    void aSlotMayHaveABiasOfItsOwn() {
+        Tensor bias = Tensor.of(new double[]{1, 2, 3}, 3);
+        Tensor own = Tensor.of(new double[]{-4, 0.5, 8}, 3);
+        Linear layer = new Linear(NAME, 0, new LinearWeight.Dense(Tensor.zeros(DType.F64, 3, 5).fill(1)), bias);
+        assertThat(layer.name()).isEqualTo(NAME);
+        assertThat(layer.bias()).isSameAs(bias);
+        layer.setBias(1, own, null);
+        Tensor x = Tensor.zeros(DType.F64, 2, 5).fill(0.25);
+        for (int slot = 0; slot < 3; slot++) {
+            Tensor y = Tensor.zeros(DType.F64, 2, 3).fill(Double.NaN);
+            layer.forward(S, Adapters.of(slot), x, null, y);
+            for (int i = 0; i < 6; i++) {
+                assertThat(y.get(i)).as("slot %d", slot).isEqualTo(1.25 + (slot == 1 ? own : bias).get(i % 3));
+            }
+        }
+        assertThatIllegalArgumentException().isThrownBy(() -> layer.setBias(0, Tensor.zeros(DType.F64, 4), null))
+                .withMessageContainingAll(NAME, "has a bias of 3", "[4]", "another model");
+        assertThatIllegalArgumentException().isThrownBy(() -> linear.setBias(0, own, null))
+                .withMessageContainingAll(NAME, "has no bias");
+    }
+
+    @Test
+    void aWeightHasTheBytesOfItsTensor() {
+        assertThat(weight.bytes()).isEqualTo(3 * 5 * 4);
+        QuantizedTensor w = Blockwise.quantize(S, Tensor.zeros(DType.F32, 2, 64), QuantConfig.QLORA);
+        // 64 bytes of codes, a code for each of two blocks, one constant of the second level and the offset.
+        assertThat(new LinearWeight.Quantized(w).bytes()).isEqualTo(64 + 2 + 4 + 4);
+    }
+
+    /** {@code [B, -B₀]·[A; A₀] = B·A - B₀·A₀} on small integers, whose products and sums are exact. */
+    @Test
+    void whatChangedSinceIsAnAdapterOfTwiceTheRank() {
+        AdapterWeights now = new AdapterWeights(integers(2, 5, 1), integers(3, 2, 2));
+        AdapterWeights before = new AdapterWeights(integers(2, 5, 3), integers(3, 2, 4));
+        AdapterWeights since = now.since(before);
+        assertThat(since.magnitude()).isNull();
+        Tensor expected = product(now);
+        Tensor less = product(before);
+        for (int i = 0; i < 15; i++) {
+            expected.set(i, expected.get(i) - less.get(i));
+        }
+        assertThat(product(since).toFloats()).isEqualTo(expected.toFloats()).doesNotContain(Float.NaN);
+        assertThat(since.a().rows()).isEqualTo(4);
+    }
+
+    private static Tensor integers(int rows, int cols, int seed) {
+        Tensor t = Tensor.zeros(DType.F32, rows, cols);
+        for (int i = 0; i < t.size(); i++) {
+            t.set(i, (7 * seed + 5 * i) % 11 - 5);
+        }
+        return t;
+    }
+
+    private static Tensor product(AdapterWeights w) {
+        Tensor y = Tensor.zeros(DType.F32, w.b().rows(), w.a().cols()).fill(Double.NaN);
+        Matmul.nn(S, w.b(), w.a(), 1, y, false);
+        return y;
     }
 
     @Test
