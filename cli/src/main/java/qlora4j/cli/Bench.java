@@ -39,6 +39,8 @@ import qlora4j.tensor.Backend;
 final class Bench implements Callable<Integer> {
     private static final Pattern MATRIX = Pattern.compile("(\\d{1,8})\\s*[xX]\\s*(\\d{1,8})");
     private static final String SHOWN = " (default: ${DEFAULT-VALUE}).";
+    private static final String USUAL_MODEL = "smollm2-135m";
+    private static final String USUAL_KERNELS = "mistral-7b";
 
     @Spec
     private CommandSpec spec;
@@ -48,8 +50,8 @@ final class Bench implements Callable<Integer> {
     private List<String> targets = List.of();
 
     @Option(names = "--shape", paramLabel = "NAME",
-            description = "The model's shape: ${COMPLETION-CANDIDATES} (default: smollm2-135m, and the kernels'"
-                    + " matrix is one of mistral-7b).",
+            description = "The model's shape: ${COMPLETION-CANDIDATES} (default: " + USUAL_MODEL + ", and the kernels'"
+                    + " matrix is one of " + USUAL_KERNELS + "; on the scalar backend " + Shapes.TINY + ").",
             completionCandidates = ShapeNames.class)
     private String shape;
 
@@ -131,17 +133,18 @@ final class Bench implements Callable<Integer> {
                 || !Files.isDirectory(json.toAbsolutePath().getParent()))) {
             throw new IllegalArgumentException("--json " + json + ": expected a file in a directory that exists");
         }
-        DecoderConfig kernels = model != null ? DecoderConfig.read(model)
-                : Shapes.named(shape == null ? "mistral-7b" : shape);
-        int[] size = matrix(kernels);
-        BenchSettings settings = new BenchSettings(seconds, compute.dtype(), size[0], size[1], rank, dropout, batch,
-                length, checkpointing, prefill, prompt, newTokens, BenchSettings.FOOTPRINT,
-                Residency.parse(resident), offload.activations());
+        settings();
         PrintWriter out = spec.commandLine().getOut();
         try (Backend opened = backend.open()) {
+            if (shape == null && model == null && opened.name().equals(Backend.SCALAR)) {
+                shape = Shapes.TINY;
+                out.println("shape " + shape + ": on the scalar backend the usual ones take many minutes a figure;"
+                        + " --shape names another");
+            }
+            BenchSettings settings = settings();
             BenchRun.Source source = wanted.stream().noneMatch(Target::needsModel) ? null
                     : model != null ? new Directory(model, opened, settings)
-                            : BenchRun.random(opened, shape == null ? "smollm2-135m" : shape, settings);
+                            : BenchRun.random(opened, shape == null ? USUAL_MODEL : shape, settings);
             Results results = BenchRun.run(opened, wanted, source, settings, line -> {
                 out.println(line);
                 out.flush();
@@ -151,6 +154,14 @@ final class Bench implements Callable<Integer> {
             }
             return 0;
         }
+    }
+
+    private BenchSettings settings() throws IOException {
+        int[] size = matrix(model != null ? DecoderConfig.read(model)
+                : Shapes.named(shape == null ? USUAL_KERNELS : shape));
+        return new BenchSettings(seconds, compute.dtype(), size[0], size[1], rank, dropout, batch, length,
+                checkpointing, prefill, prompt, newTokens, BenchSettings.FOOTPRINT, Residency.parse(resident),
+                offload.activations());
     }
 
     private Set<Target> targets() {

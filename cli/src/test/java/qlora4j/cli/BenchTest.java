@@ -50,4 +50,12 @@ class BenchTest {
                 "greedy decode, prompt 2, 3 new");
         assertThat(Files.readString(json)).contains("\"id\" : \"decode.adapter\"");
     }
+
+    /** Without vectors the usual shapes would take hours. */
+    @Test
+    void theScalarBackendTimesATinyShape() {
+        int code = run("bench", "kernels", "--backend", "scalar", "--seconds", "0.001");
+        assertThat(code).as(err.toString()).isZero();
+        assertThat(out.toString()).contains("shape tiny: on the scalar backend", "kernels: W [128, 64]");
+    }
 }
