@@ -76,7 +76,8 @@ public final class Decoder {
                 linear(prefix + "mlp.up_proj", f, c, mb, weights),
                 linear(prefix + "mlp.down_proj", c, f, mb, weights));
         int d = config.headDim();
-        return new DecoderLayer(config, i, slotted(prefix + "input_layernorm.weight", weights, c),
+        // A GPU has memory for it, or uses checkpointing; on the host every megabyte is the user's.
+        return new DecoderLayer(config, i, backend.isOnHost(), slotted(prefix + "input_layernorm.weight", weights, c),
                 slotted(prefix + "post_attention_layernorm.weight", weights, c),
                 config.qkNorm() ? slotted(prefix + "self_attn.q_norm.weight", weights, d) : null,
                 config.qkNorm() ? slotted(prefix + "self_attn.k_norm.weight", weights, d) : null, l);

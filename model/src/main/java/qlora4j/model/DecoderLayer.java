@@ -33,14 +33,17 @@ final class DecoderLayer {
     final Linear up;
     final Linear down;
     private final DecoderConfig config;
+    /** Whether m is computed again in the backward: it is cheap, and as large as gate or up. */
+    private final boolean forgetsMiddle;
     /** The layers that take n1, and those that take n2. */
     private final List<Linear> ofN1;
     private final List<Linear> ofN2;
 
-    DecoderLayer(DecoderConfig config, int index, SlottedWeight inputNorm, SlottedWeight postNorm,
+    DecoderLayer(DecoderConfig config, int index, boolean forgetsMiddle, SlottedWeight inputNorm, SlottedWeight postNorm,
             SlottedWeight qNorm, SlottedWeight kNorm, List<Linear> linears) {
         this.config = config;
         this.index = index;
+        this.forgetsMiddle = forgetsMiddle;
         this.inputNorm = inputNorm;
         this.postNorm = postNorm;
         this.qNorm = qNorm;
@@ -81,6 +84,7 @@ final class DecoderLayer {
         Tensor rstd2;
         Tensor gate;
         Tensor up;
+        /** Null where it is forgotten until the backward; where that follows at once, without output, it is kept. */
         Tensor middle;
         Linear.Inner ofN1;
         Tensor uo;
@@ -165,6 +169,10 @@ final class DecoderLayer {
         a.middle = s.take(type, n, config.intermediate());
         DecoderOps.swiglu(s, a.gate, a.up, a.middle);
         a.udown = down.forward(s, adapters, a.middle, a.h2, out);
+        if (forgetsMiddle && out != null) {
+            s.release(a.middle);
+            a.middle = null;
+        }
         return a;
     }
 
@@ -177,6 +185,10 @@ final class DecoderLayer {
     void backward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, Saved a, Tensor dh) {
         long n = dh.rows();
         DType type = dh.dtype();
+        if (a.middle == null) {
+            a.middle = s.take(type, n, config.intermediate());
+            DecoderOps.swiglu(s, a.gate, a.up, a.middle);
+        }
         // The widest tensors of the step: each gradient takes the place of what it is the gradient of.
         Tensor dMiddle = down.backwardInPlace(s, adapters, dh, a.middle, a.udown);
         Tensor dGate = a.gate;

@@ -9,6 +9,8 @@ final class VectorTile {
     static final int ROWS = 4;
     /** Columns of C are computed by two vectors. */
     static final int COLUMNS = 2 * Lanes.L;
+    /** With AVX-512 at its full width there are 32 registers: enough for eight rows at once. */
+    private static final boolean EIGHT = Lanes.L == 16;
 
     private VectorTile() {
     }
@@ -25,7 +27,11 @@ final class VectorTile {
     static void multiply(float[] a, int rowStride, int colStride, float[] b, int bo, int ldb, float[] c, int co,
             int ldc, int m, int n, int k, boolean add) {
         for (int j = 0; j < n; j += COLUMNS) {
-            for (int i = 0; i < m; i += ROWS) {
+            int i = 0;
+            for (; EIGHT && i <= m - 2 * ROWS; i += 2 * ROWS) {
+                eight(a, i * rowStride, rowStride, colStride, b, bo + j, ldb, c, co + i * ldc + j, ldc, k, add);
+            }
+            for (; i < m; i += ROWS) {
                 block(a, i * rowStride, rowStride, colStride, b, bo + j, ldb, c, co + i * ldc + j, ldc, k, add);
             }
         }
@@ -68,6 +74,67 @@ final class VectorTile {
         store(c10, c11, c, co + ldc);
         store(c20, c21, c, co + 2 * ldc);
         store(c30, c31, c, co + 3 * ldc);
+    }
+
+    private static void eight(float[] a, int ao, int rowStride, int colStride, float[] b, int bo, int ldb, float[] c,
+            int co, int ldc, int k, boolean add) {
+        FloatVector zero = FloatVector.zero(Lanes.F);
+        FloatVector c00 = zero, c01 = zero, c10 = zero, c11 = zero, c20 = zero, c21 = zero, c30 = zero, c31 = zero;
+        FloatVector c40 = zero, c41 = zero, c50 = zero, c51 = zero, c60 = zero, c61 = zero, c70 = zero, c71 = zero;
+        if (add) {
+            c00 = load(c, co);
+            c01 = load(c, co + Lanes.L);
+            c10 = load(c, co + ldc);
+            c11 = load(c, co + ldc + Lanes.L);
+            c20 = load(c, co + 2 * ldc);
+            c21 = load(c, co + 2 * ldc + Lanes.L);
+            c30 = load(c, co + 3 * ldc);
+            c31 = load(c, co + 3 * ldc + Lanes.L);
+            c40 = load(c, co + 4 * ldc);
+            c41 = load(c, co + 4 * ldc + Lanes.L);
+            c50 = load(c, co + 5 * ldc);
+            c51 = load(c, co + 5 * ldc + Lanes.L);
+            c60 = load(c, co + 6 * ldc);
+            c61 = load(c, co + 6 * ldc + Lanes.L);
+            c70 = load(c, co + 7 * ldc);
+            c71 = load(c, co + 7 * ldc + Lanes.L);
+        }
+        for (int p = 0, at = ao, bt = bo; p < k; p++, at += colStride, bt += ldb) {
+            FloatVector b0 = load(b, bt);
+            FloatVector b1 = load(b, bt + Lanes.L);
+            FloatVector x = FloatVector.broadcast(Lanes.F, a[at]);
+            c00 = x.fma(b0, c00);
+            c01 = x.fma(b1, c01);
+            x = FloatVector.broadcast(Lanes.F, a[at + rowStride]);
+            c10 = x.fma(b0, c10);
+            c11 = x.fma(b1, c11);
+            x = FloatVector.broadcast(Lanes.F, a[at + 2 * rowStride]);
+            c20 = x.fma(b0, c20);
+            c21 = x.fma(b1, c21);
+            x = FloatVector.broadcast(Lanes.F, a[at + 3 * rowStride]);
+            c30 = x.fma(b0, c30);
+            c31 = x.fma(b1, c31);
+            x = FloatVector.broadcast(Lanes.F, a[at + 4 * rowStride]);
+            c40 = x.fma(b0, c40);
+            c41 = x.fma(b1, c41);
+            x = FloatVector.broadcast(Lanes.F, a[at + 5 * rowStride]);
+            c50 = x.fma(b0, c50);
+            c51 = x.fma(b1, c51);
+            x = FloatVector.broadcast(Lanes.F, a[at + 6 * rowStride]);
+            c60 = x.fma(b0, c60);
+            c61 = x.fma(b1, c61);
+            x = FloatVector.broadcast(Lanes.F, a[at + 7 * rowStride]);
+            c70 = x.fma(b0, c70);
+            c71 = x.fma(b1, c71);
+        }
+        store(c00, c01, c, co);
+        store(c10, c11, c, co + ldc);
+        store(c20, c21, c, co + 2 * ldc);
+        store(c30, c31, c, co + 3 * ldc);
+        store(c40, c41, c, co + 4 * ldc);
+        store(c50, c51, c, co + 5 * ldc);
+        store(c60, c61, c, co + 6 * ldc);
+        store(c70, c71, c, co + 7 * ldc);
     }
 
     private static FloatVector load(float[] x, int at) {

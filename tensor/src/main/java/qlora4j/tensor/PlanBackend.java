@@ -67,6 +67,11 @@ public final class PlanBackend implements Backend {
     }
 
     @Override
+    public boolean isOnHost() {
+        return like.isOnHost();
+    }
+
+    @Override
     public int logitRows(long vocab) {
         return like.logitRows(vocab);
     }

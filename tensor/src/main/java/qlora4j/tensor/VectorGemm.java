@@ -1,5 +1,6 @@
 package qlora4j.tensor;
 
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
 
@@ -11,7 +12,8 @@ import java.util.List;
  * transposed, converted or dequantized as it is needed, small enough to stay in the first-level cache while the rows of
  * A pass by. The micro-kernel ({@link VectorGemmTile}) holds its tile of C in registers. A task of the team is a block
  * of rows and a few panels of columns; its piece of A and its sums stay in the second-level cache. Every element of C is
- * summed in the order of k by one task, so no result depends on the number of threads.
+ * summed in the order of k by one task, so no result depends on the number of threads. Where A is very long in the
+ * direction of k, as the head's gradient is, it is packed and multiplied part after part.
  *
  * <p>A may be several matrices side by side, and there may be several C, each with Bs of its own: a linear layer adds
  * its adapter so, and layers with one input share what is packed.
@@ -41,6 +43,8 @@ public final class VectorGemm {
     private final Team team;
     private final Scratch[] scratch;
     private final VectorPackedRows a;
+    /** Sums of a result that is no float32, while not all of A has been packed. */
+    private Tensor carried = Tensor.zeros(DType.F32, 0);
 
     /** One thread's memory. */
     private static final class Scratch {
@@ -163,31 +167,62 @@ public final class VectorGemm {
         if (m == 0 || panels == 0) {
             return;
         }
-        for (int first = 0; first < m; first += PACKED_ROWS) {
-            int from = first;
+        for (int from = 0; from < m; from += PACKED_ROWS) {
             int count = Math.min(PACKED_ROWS, m - from);
-            a.pack(parts, from, count);
-            int rows = rowsPerTask(count, panels);
-            int rowBlocks = (count + rows - 1) / rows;
-            int wide = Math.clamp(panels * rowBlocks / (TASKS_PER_THREAD * team.size()), 1, MAX_PANELS);
-            int columnBlocks = results.stream().mapToInt(r -> (r.panels() + wide - 1) / wide).sum();
-            team.run(rowBlocks * columnBlocks, (task, worker) -> {
-                int i0 = task / columnBlocks * rows;
-                int column = task % columnBlocks;
-                int i = 0;
-                for (int blocks; column >= (blocks = (results.get(i).panels() + wide - 1) / wide); i++) {
-                    column -= blocks;
-                }
-                Result r = results.get(i);
-                int j0 = column * wide * NC;
-                Block block = new Block(r, i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, r.n() - j0));
-                if (a.pieces().size() == 1 && !r.transposed) {
-                    onePiece(block, from, worker);
-                } else {
-                    write(sums(block, worker), from, block, scratch[worker]);
-                }
-            });
+            a.rewind();
+            boolean more = true;
+            for (boolean begun = false; more; begun = true) {
+                more = a.pack(parts, from, count);
+                multiply(begun || more ? part(results, begun, more) : results, panels, from, count);
+            }
         }
+    }
+
+    /** The results of some columns of A: until the last of them the sums are float32. */
+    private List<Result> part(List<Result> results, boolean begun, boolean more) {
+        List<Result> step = new ArrayList<>();
+        long at = 0;
+        for (Result r : results) {
+            Tensor sums = r.c;
+            if (r.c.dtype() != DType.F32) {
+                sums = carried(at, results).slice(at, r.c.shape());
+                at += r.c.size();
+            }
+            step.add(new Result(more ? sums : r.c, begun ? sums : r.base, r.transposed, r.b));
+        }
+        return step;
+    }
+
+    private Tensor carried(long at, List<Result> results) {
+        long size = results.stream().mapToLong(r -> r.c.size()).sum();
+        if (at == 0 && carried.size() < size) {
+            carried = Tensor.zeros(DType.F32, size);
+        }
+        return carried;
+    }
+
+    /** What is packed times B. */
+    private void multiply(List<Result> results, int panels, int from, int count) {
+        int rows = rowsPerTask(count, panels);
+        int rowBlocks = (count + rows - 1) / rows;
+        int wide = Math.clamp(panels * rowBlocks / (TASKS_PER_THREAD * team.size()), 1, MAX_PANELS);
+        int columnBlocks = results.stream().mapToInt(r -> (r.panels() + wide - 1) / wide).sum();
+        team.run(rowBlocks * columnBlocks, (task, worker) -> {
+            int i0 = task / columnBlocks * rows;
+            int column = task % columnBlocks;
+            int i = 0;
+            for (int blocks; column >= (blocks = (results.get(i).panels() + wide - 1) / wide); i++) {
+                column -= blocks;
+            }
+            Result r = results.get(i);
+            int j0 = column * wide * NC;
+            Block block = new Block(r, i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, r.n() - j0));
+            if (a.pieces().size() == 1 && r.b[a.pieces().getFirst().part()] != null && !r.transposed) {
+                onePiece(block, from, worker);
+            } else {
+                write(sums(block, worker), from, block, scratch[worker]);
+            }
+        });
     }
 
     private int rowsPerTask(int m, int panels) {
@@ -221,7 +256,7 @@ public final class VectorGemm {
     private void onePiece(Block block, int from, int worker) {
         Scratch own = scratch[worker];
         VectorPackedRows.Piece piece = a.pieces().getFirst();
-        block.result.b[0].fill(0, piece.pc(), block.j0, block.columns, own.panels, worker);
+        block.result.b[piece.part()].fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
         float[] sums = own.sums(block.panels() * FEW_ROWS * NC);
         for (int i = 0; i < block.count; i += FEW_ROWS) {
             Block few = new Block(block.result, block.i0 + i, Math.min(FEW_ROWS, block.count - i), block.j0,
@@ -259,7 +294,8 @@ public final class VectorGemm {
             }
             return;
         }
-        int whole = c.dtype() == DType.F32 ? columns / NC * NC : 0;
+        boolean floats = c.dtype() == DType.F32 && (base == null || base.dtype() == DType.F32);
+        int whole = floats ? columns / NC * NC : 0;
         for (int i = 0; i < count; i++) {
             long to = (long) (row + i) * c.cols() + block.j0;
             if (base != null) {

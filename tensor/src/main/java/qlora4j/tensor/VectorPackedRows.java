@@ -16,6 +16,8 @@ final class VectorPackedRows {
     private static final int ROWS = VectorNarrow.ROWS;
     /** Rows that a task packs: whole groups, and whole vectors, at every width. */
     private static final int STRIP = 4 * ROWS;
+    /** Floats that are packed at a time, 20 MiB, unless there are products with few columns. */
+    private static final int MOST = 5 << 20;
 
     private final Team team;
     private final VectorNarrow.Scratch[] scratch;
@@ -23,6 +25,9 @@ final class VectorPackedRows {
     private final List<VectorNarrow.Columns> columns = new ArrayList<>();
     private final List<Piece> pieces = new ArrayList<>();
     private float[] packed = new float[0];
+    /** The part and its column up to which A is packed. */
+    private int part;
+    private int column;
 
     /**
      * Columns {@code p0 .. p0 + pc} of a part.
@@ -52,47 +57,71 @@ final class VectorPackedRows {
         return packed;
     }
 
-    /** Packs rows {@code from .. from + count}, those up to a whole strip as zeros. */
-    void pack(List<VectorGemm.Part> parts, int from, int count) {
-        cut(parts, count);
-        boolean narrow = false;
-        int slot = 0;
-        for (VectorGemm.Part part : parts) {
-            for (VectorGemm.FewColumns few : part.few()) {
-                narrow = true;
-                if (slot == columns.size()) {
-                    columns.add(new VectorNarrow.Columns());
-                }
-                if (from == 0) {
-                    columns.get(slot).pack(team, scratch, few.b(), few.transposed(), few.alpha(), few.c().cols());
-                }
-                slot++;
-            }
-        }
+    /** Begins with the first piece again. */
+    void rewind() {
+        part = 0;
+        column = 0;
+    }
+
+    /**
+     * Packs the next pieces of rows {@code from .. from + count}, those rows up to a whole strip as zeros.
+     *
+     * @return whether there are more pieces
+     */
+    boolean pack(List<VectorGemm.Part> parts, int from, int count) {
+        boolean narrow = parts.stream().anyMatch(p -> !p.few().isEmpty());
+        cut(parts, count, narrow ? Integer.MAX_VALUE : MOST);
         int strips = (count + STRIP - 1) / STRIP;
         if (narrow) {
+            packColumns(parts, from == 0);
             // A part may be what the one before it has given, so a task packs all parts of its rows.
             team.run(strips, (strip, worker) -> strip(parts, from, count, strip * STRIP, 0, pieces.size(), worker));
         } else {
             team.run(pieces.size() * strips, (task, worker) -> strip(parts, from, count, task % strips * STRIP,
                     task / strips, task / strips + 1, worker));
         }
+        return part < parts.size();
     }
 
-    private void cut(List<VectorGemm.Part> parts, int count) {
-        pieces.clear();
-        int at = 0;
-        for (int part = 0; part < parts.size(); part++) {
-            int k = parts.get(part).k();
-            for (int p0 = 0; p0 < k; p0 += KC) {
-                int pc = Math.min(KC, k - p0);
-                int stride = roundUp(pc, Lanes.L) * GROUP + Lanes.L;
-                pieces.add(new Piece(part, p0, pc, at, stride));
-                at = Math.addExact(at, Math.multiplyExact(roundUp(count, STRIP) / GROUP, stride));
+    private void packColumns(List<VectorGemm.Part> parts, boolean first) {
+        int slot = 0;
+        for (VectorGemm.Part p : parts) {
+            for (VectorGemm.FewColumns few : p.few()) {
+                if (slot == columns.size()) {
+                    columns.add(new VectorNarrow.Columns());
+                }
+                if (first) {
+                    columns.get(slot).pack(team, scratch, few.b(), few.transposed(), few.alpha(), few.c().cols());
+                }
+                slot++;
             }
         }
-        if (packed.length < at) {
-            packed = new float[at];
+    }
+
+    /** The next pieces, at least one, of at most {@code most} floats. */
+    private void cut(List<VectorGemm.Part> parts, int count, int most) {
+        pieces.clear();
+        int at = 0;
+        for (; part < parts.size(); part++, column = 0) {
+            int k = parts.get(part).k();
+            for (; column < k; column += KC) {
+                int pc = Math.min(KC, k - column);
+                int stride = roundUp(pc, Lanes.L) * GROUP + Lanes.L;
+                int size = Math.multiplyExact(roundUp(count, STRIP) / GROUP, stride);
+                if (at > 0 && (long) at + size > most) {
+                    grow(at);
+                    return;
+                }
+                pieces.add(new Piece(part, column, pc, at, stride));
+                at = Math.addExact(at, size);
+            }
+        }
+        grow(at);
+    }
+
+    private void grow(int length) {
+        if (packed.length < length) {
+            packed = new float[length];
         }
     }
 

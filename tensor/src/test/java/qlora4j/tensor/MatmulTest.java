@@ -89,6 +89,39 @@ class MatmulTest {
         }
     }
 
+    /** More columns of A than are packed at once: the sums of a bfloat16 result are carried in float32. */
+    @ParameterizedTest
+    @CsvSource({"F32", "BF16"})
+    void sumsLongerThanWhatIsPacked(DType type) {
+        int m = 100;
+        int n = 35;
+        int k = 60_000;
+        Tensor a = ones(m, k);
+        Tensor b = ones(k, n);
+        a.set(3L * k + 17, 2);
+        b.set((k - 2L) * n + 5, 3);
+        Tensor c = Tensor.zeros(type, m, n).fill(0.5);
+        try (Stream s = THREE.openStream()) {
+            Matmul.nn(s, a, b, 0.25f, c, true);
+        }
+        for (int i = 0; i < m; i++) {
+            for (int j = 0; j < n; j++) {
+                // Sums of quarters and halves, exact in float32.
+                double expected = 0.5 + 0.25 * (k + (i == 3 ? 1 : 0) + (j == 5 ? 2 : 0));
+                assertThat(c.get((long) i * n + j)).as("%d, %d", i, j)
+                        .isEqualTo(type == DType.F32 ? expected : bf16(expected));
+            }
+        }
+    }
+
+    private static double bf16(double x) {
+        return DType.bf16ToFloat(DType.floatToBf16((float) x));
+    }
+
+    private static Tensor ones(long... shape) {
+        return Tensor.zeros(DType.F32, shape).fill(1);
+    }
+
     @Test
     void namesWhatDoesNotFit() {
         try (Stream s = ONE.openStream()) {
