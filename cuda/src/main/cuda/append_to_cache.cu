@@ -9,23 +9,11 @@ extern "C" __global__ void __launch_bounds__(256) append_to_cache(const char* k,
         const int* kvStart, const int* kvLen, char* kCache, char* vCache, i64 rowBytes, int sequences, int cacheRows,
         int4* faults) {
     next_may_begin();
-    previous_has_ended();
     int row = blockIdx.x;
-    int low = 0;
-    int high = sequences;
-    while (high - low > 1) {
-        int middle = (low + high) / 2;
-        if (cuQ[middle] <= row) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
-    // Of sequences without rows, which share a start, the search has found the last.
-    if (row < cuQ[low] || row >= cuQ[low + 1]) {
+    int to = cacheRow(cuQ, kvStart, kvLen, sequences, row);
+    if (to == NO_ROW) {
         return;
     }
-    int to = kvStart[low] + kvLen[low] - cuQ[low + 1] + row;
     if (to < 0 || to >= cacheRows) {
         if (threadIdx.x == 0) {
             report(faults, BAD_INDEX, row, to, cacheRows);

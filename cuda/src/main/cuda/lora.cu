@@ -292,9 +292,12 @@ __device__ void lora_up(const f32 *u, int u_stride, Rows rows, const f32 *b, int
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(DOWN_THREADS) lora_down_##T(const T *x, int m, const int *slots, int slot,      \
             int in, const __grid_constant__ Downs all) {                                                               \
-        next_may_begin();                                                                                              \
-        previous_has_ended();                                                                                          \
         const Down &d = all.of[blockIdx.y];                                                                            \
+        next_may_begin();                                                                                              \
+        if (blockIdx.x < d.rank && 32 * threadIdx.x < in) {                                                            \
+            prefetch(d.a + (long)blockIdx.x * in + 32 * threadIdx.x);                                                  \
+        }                                                                                                              \
+        previous_has_ended();                                                                                          \
         if (blockIdx.x < d.rank) {                                                                                     \
             lora_down(x, Rows{m, slots, slot}, d.a, in, d.u, d.u_stride);                                              \
         }                                                                                                              \

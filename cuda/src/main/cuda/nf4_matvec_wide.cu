@@ -26,6 +26,8 @@ __device__ __forceinline__ uint2 load_once8(const void *p) {
     return v;
 }
 
+#define LINE 128
+
 __device__ __forceinline__ unsigned int pack_f16(float lower, float upper) {
     unsigned int pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
@@ -88,6 +90,18 @@ struct Scales {
         ((float2 *)own)[threadIdx.x % WARP] = v;
     }
 };
+
+// Asks for the block's rows of B, which are read last.
+__device__ __forceinline__ void prefetch_adapters(const Matrices &all, int first_tile, int tiles) {
+    for (int i = threadIdx.x; i < tiles * TILE_ROWS; i += THREADS) {
+        int tile = first_tile + i / TILE_ROWS;
+        const Matrix4 &w = all.of[matrix_of(all, tile)];
+        int row = (tile - w.first_tile) * TILE_ROWS + i % TILE_ROWS;
+        for (int e = 0; e < w.rank && row < w.out; e += LINE / 4) {
+            prefetch(w.b + (long)row * w.rank + e);
+        }
+    }
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_wide_bf16(const bf16 *x, int m, const float *map,
         const Codebook *codebook, int tiles_a_block, const __grid_constant__ Matrices all) {
@@ -153,6 +167,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_wide_bf16(co
         int at = threadIdx.x + k * THREADS;
         unsigned int pair = pack_f16(upper[k], lower);
         *(uint4 *)(table + at / ROW_PIECES * ROW_BYTES + at % ROW_PIECES * 16) = make_uint4(pair, pair, pair, pair);
+    }
+    if (all.adapted) {
+        prefetch_adapters(all, first_tile, tiles);
     }
     previous_has_ended();
     uint4 piece = threadIdx.x < m * pieces ? ((const uint4 *)x)[threadIdx.x] : make_uint4(0, 0, 0, 0);

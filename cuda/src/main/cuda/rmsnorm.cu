@@ -116,7 +116,6 @@ __device__ void backwardWeight(const T* dy, const T* x, const float* rstd, G* dW
     extern "C" __global__ void __launch_bounds__(512) rmsnorm_forward_##suffix(const T* x, const W* weight,          \
             double eps, T* y, float* rstd, int c) {                                                                   \
         next_may_begin();                                                                                             \
-        previous_has_ended();                                                                                         \
         forward(x, weight, eps, y, rstd, c);                                                                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(512) rmsnorm_backward_##suffix(const T* dy, const T* x,              \

@@ -2,10 +2,12 @@
 //
 //   (a, b) = (x[j], x[j + D/2]) of every head   ->   (a*cos - b*sin, b*cos + a*sin)
 //
-// A block a row of q and k together; a thread N neighbouring pairs at a time.
+// A block a row of q and k together; a thread N neighbouring pairs at a time. rope_append does append_to_cache.cu's work too:
+// in decoding a launch costs more than either.
 #include "grid.cuh"
 #include "elements.cuh"
 #include "fault.cuh"
+#include "rows.cuh"
 
 template <typename T>
 __device__ void rotate(T* head, const float* cos, const float* sin, int j, int half, float sign) {
@@ -50,13 +52,47 @@ __device__ void rope(T* q, T* k, const int* positions, const float* table, int h
     }
 }
 
+// Rows of keys and values in the cache: where a row's place is (append_to_cache.cu), or null.
+struct Cache {
+    const int *cuQ, *kvStart, *kvLen;
+    char *k, *v;
+    int sequences, rows;
+};
+
+// The same, and the rotated key and its value go to their place in the cache.
+template <typename T>
+__device__ void rope_append(T* q, T* k, const char* v, const int* positions, const float* table, int heads, int kvHeads,
+        int dim, int tablePositions, const Cache& cache, int4* faults) {
+    int row = blockIdx.x;
+    int to = cacheRow(cache.cuQ, cache.kvStart, cache.kvLen, cache.sequences, row);
+    i64 bytes = (i64) kvHeads * dim * sizeof(T);
+    bool there = to >= 0 && to < cache.rows;
+    if (there) {
+        copyRow(v + row * bytes, cache.v + to * bytes, bytes);
+    } else if (to != NO_ROW && threadIdx.x == 0) {
+        report(faults, BAD_INDEX, row, to, cache.rows);
+    }
+    rope(q, k, positions, table, heads, kvHeads, dim, tablePositions, 0, faults);
+    __syncthreads();
+    if (there) {
+        copyRow((const char*) k + row * bytes, cache.k + to * bytes, bytes);
+    }
+}
+
 #define VARIANT(suffix, T)                                                                                            \
     extern "C" __global__ void __launch_bounds__(256) rope_##suffix(T* q, T* k, const int* positions,                 \
             const float* table, int heads, int kvHeads, int dim, int tablePositions, int inverse, int4* faults) {     \
         next_may_begin();                                                                                             \
-        previous_has_ended();                                                                                         \
         rope(q, k, positions, table, heads, kvHeads, dim, tablePositions, inverse, faults);                           \
     }
 
 VARIANT(f32, float)
 VARIANT(bf16, bf16)
+
+extern "C" __global__ void __launch_bounds__(256) rope_append_bf16(bf16* q, bf16* k, const char* v, const int* positions,
+        const float* table, int heads, int kvHeads, int dim, int tablePositions, const int* cuQ, const int* kvStart,
+        const int* kvLen, char* kCache, char* vCache, int sequences, int cacheRows, int4* faults) {
+    next_may_begin();
+    rope_append(q, k, v, positions, table, heads, kvHeads, dim, tablePositions,
+            Cache{cuQ, kvStart, kvLen, kCache, vCache, sequences, cacheRows}, faults);
+}

@@ -103,6 +103,8 @@ public final class BenchRun {
             new KernelBench(backend, config.withSeconds(config.seconds() / 2), ceilings, _ -> {
             }).run();
             new KernelBench(backend, config, ceilings, report).run();
+            print.accept(LayerBench.title(config));
+            new LayerBench(backend, config, ceilings, report).run();
         }
         if (source != null) {
             backend.ledger().resetPeak();

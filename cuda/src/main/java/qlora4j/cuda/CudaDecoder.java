@@ -38,6 +38,7 @@ final class CudaDecoder implements DecoderKernels {
     private final Variants normBackward;
     private final Variants normBackwardWeight;
     private final Variants rope;
+    private final Kernel ropeAppend;
     private final Variants swiglu;
     private final Variants swigluBackward;
     private final Kernel appendToCache;
@@ -45,6 +46,7 @@ final class CudaDecoder implements DecoderKernels {
     private final Variants crossEntropy;
     private final Kernel crossEntropyLoss;
     private final Variants sample;
+    private final Kernel advance;
 
     CudaDecoder(CudaBackend backend) {
         this.backend = backend;
@@ -58,6 +60,7 @@ final class CudaDecoder implements DecoderKernels {
         normBackward = Variants.ofPairs(m, "rmsnorm", "rmsnorm_backward", WEIGHTED);
         normBackwardWeight = Variants.ofPairs(m, "rmsnorm", "rmsnorm_backward_weight", WEIGHTED);
         rope = Variants.of(m, "rope", "rope", COMPUTED);
+        ropeAppend = m.kernel("rope", "rope_append_bf16");
         swiglu = Variants.of(m, "swiglu", "swiglu_forward", COMPUTED);
         swigluBackward = Variants.of(m, "swiglu", "swiglu_backward", COMPUTED);
         appendToCache = m.kernel("append_to_cache", "append_to_cache");
@@ -65,6 +68,7 @@ final class CudaDecoder implements DecoderKernels {
         crossEntropy = Variants.of(m, "cross_entropy", "cross_entropy_rows", DType.F32);
         crossEntropyLoss = m.kernel("cross_entropy", "cross_entropy_loss");
         sample = Variants.of(m, "sample", "sample", COMPUTED);
+        advance = m.kernel("advance", "advance");
     }
 
     /** Threads for a row of {@code bytes}: each moves two pieces, where the row is long enough for whole warps. */
@@ -167,6 +171,25 @@ final class CudaDecoder implements DecoderKernels {
     }
 
     @Override
+    public void ropeToCache(Stream s, Tensor q, Tensor k, Tensor v, Tensor positions, Tensor table, int headDim,
+            Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor kCache, Tensor vCache) {
+        if (k.dim(0) > CudaMatmul.FEW_ROWS || k.dtype() != DType.BF16) {
+            DecoderKernels.super.ropeToCache(s, q, k, v, positions, table, headDim, cuQ, kvStart, kvLen, kCache,
+                    vCache);
+            return;
+        }
+        Variants.same("rope", q, k);
+        Variants.same("appendToCache", k, v);
+        Variants.same("appendToCache", k, kCache);
+        Variants.same("appendToCache", k, vCache);
+        ropeAppend.launch((CudaStream) s, positions.size(),
+                threads(q.dtype().bytes((long) q.cols() + k.cols()), ROW_THREADS),
+                Kernel.args().ptr(q).ptr(k).ptr(v).ptr(positions).ptr(table).i32(q.cols() / headDim)
+                        .i32(k.cols() / headDim).i32(headDim).i32(table.rows()).ptr(cuQ).ptr(kvStart).ptr(kvLen)
+                        .ptr(kCache).ptr(vCache).i32((int) kvStart.size()).i32(kCache.rows()).ptr(faults.address()));
+    }
+
+    @Override
     public void swiglu(Stream s, Tensor gate, Tensor up, Tensor out) {
         Variants.same("swiglu", gate, up);
         Variants.same("swiglu", gate, out);
@@ -221,5 +244,13 @@ final class CudaDecoder implements DecoderKernels {
                 Kernel.args().ptr(logits).ptr(history).ptr(lengths).ptr(tokens).ptr(scores).i32(v)
                         .i32(history.cols()).flag(config.doSample()).f64(config.temperature()).i32(config.topK())
                         .f64(config.topP()).f64(config.repetitionPenalty()).i64(config.seed()).ptr(faults.address()));
+    }
+
+    @Override
+    public void advance(Stream s, Tensor chosen, Tensor tokens, Tensor positions, Tensor kvLen, Tensor history,
+            Tensor lengths) {
+        advance.launch((CudaStream) s, Math.ceilDiv(chosen.size(), ROW_THREADS), ROW_THREADS,
+                Kernel.args().ptr(chosen).ptr(tokens).ptr(positions).ptr(kvLen).ptr(history).ptr(lengths)
+                        .i32((int) chosen.size()).i32(history.cols()));
     }
 }

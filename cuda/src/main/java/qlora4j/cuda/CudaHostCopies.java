@@ -72,6 +72,13 @@ final class CudaHostCopies implements HostCopies {
         check(JCudaDriver.cuStreamWaitEvent(backend.queue(), copied, 0), "cuStreamWaitEvent");
     }
 
+    @Override
+    public synchronized void await() {
+        backend.context().enter();
+        check(JCudaDriver.cuStreamSynchronize(copies), "cuStreamSynchronize");
+        backend.faults().check();
+    }
+
     private void waitForQueue() {
         backend.context().enter();
         check(JCudaDriver.cuEventRecord(computed, backend.queue()), "cuEventRecord");

@@ -11,6 +11,7 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import org.junit.jupiter.params.provider.EnumSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import qlora4j.model.DecoderOps;
 import qlora4j.model.EmbeddingNoise;
 import qlora4j.tensor.DType;
@@ -167,6 +168,27 @@ class CudaDecoderGpuTest {
         });
     }
 
+    /** In one kernel for few rows in bfloat16, else one after the other; rows that are no sequence's are not written. */
+    @ParameterizedTest
+    @CsvSource({"6,16,BF16", "6,128,BF16", "6,34,BF16", "6,16,F32", "12,64,BF16"})
+    void ropeToCache(int n, int d, DType type) {
+        int[] positions = random.ints(n, 0, 40).toArray();
+        Tensor q = normal(type, n, 3L * d);
+        Tensor k = normal(type, n, 2L * d);
+        Tensor v = normal(type, n, 2L * d);
+        Tensor table = normal(DType.F32, 40, d);
+        // Sequences of 2, 0, 3 and n - 6 new rows; the last row is of none.
+        TWINS.close(r -> {
+            Tensor dq = r.in(q);
+            Tensor dk = r.in(k);
+            Tensor kCache = r.in(Tensor.zeros(type, 60, 2L * d));
+            Tensor vCache = r.in(Tensor.zeros(type, 60, 2L * d));
+            DecoderOps.ropeToCache(r.s, dq, dk, r.in(v), r.ints(positions), r.in(table), d,
+                    r.ints(0, 2, 2, 5, n - 1), r.ints(0, 8, 16, 24), r.ints(4, 5, 3, n), kCache, vCache);
+            return new Tensor[]{dq, dk, kCache, vCache};
+        }, 2, 8, 1);
+    }
+
     @ParameterizedTest
     @CsvSource({"1,1,F32", "5,33,F64", "7,1025,F32", "130,5000,F32", "3,32000,F32", "2,40003,F32"})
     void crossEntropy(int n, int v, DType nllType) {
@@ -269,5 +291,23 @@ class CudaDecoderGpuTest {
             assertThatThrownBy(() -> DecoderOps.swiglu(s, other, half, Gpu.poisoned(b, DType.F32, 2, 4)))
                     .hasMessageContaining("of one type");
         }
+    }
+
+    /** Histories with room, with room for one and full. */
+    @ParameterizedTest
+    @ValueSource(ints = {1, 3, 300})
+    void advance(int sequences) {
+        TWINS.identical(run -> {
+            int[] numbers = new int[sequences];
+            java.util.Arrays.setAll(numbers, i -> 1 + i % 7);
+            Tensor tokens = run.out(DType.I32, sequences);
+            Tensor positions = run.out(DType.I32, sequences);
+            Tensor kvLen = run.ints(numbers);
+            Tensor lengths = run.ints(numbers);
+            Tensor history = run.in(Tensor.of(new int[6 * sequences], sequences, 6));
+            DecoderOps.advance(run.s, run.ints(java.util.stream.IntStream.range(100, 100 + sequences).toArray()), tokens,
+                    positions, kvLen, history, lengths);
+            return new Tensor[]{tokens, positions, kvLen, history, lengths};
+        });
     }
 }

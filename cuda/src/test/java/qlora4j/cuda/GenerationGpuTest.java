@@ -88,6 +88,35 @@ class GenerationGpuTest {
         compare(kind, promptLength, SamplingConfig.GREEDY);
     }
 
+    /** Texts that end by a token, by the caller and by the limit, each then gone on with; steps are recorded by then. */
+    private static int[][] endings(Backend backend, Path model, int[] prompt) {
+        Decoder decoder = TinyModels.load(model, backend, DType.F32, true);
+        int[][] out = new int[6][];
+        try (Generator generator = new Generator(decoder, LONGEST)) {
+            out[0] = generator.generate(prompt, NEW, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null);
+            out[1] = generator.generate(prompt, NEW, SamplingConfig.GREEDY, Adapters.NONE, Set.of(out[0][9]), null);
+            int[] seen = {0};
+            out[2] = generator.generate(prompt, NEW, SamplingConfig.GREEDY, Adapters.NONE, Set.of(),
+                    _ -> ++seen[0] < 5);
+            int[] longer = java.util.stream.IntStream.concat(java.util.Arrays.stream(prompt),
+                    java.util.Arrays.stream(out[2])).toArray();
+            out[3] = generator.resume(longer, NEW - 5, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null);
+            out[4] = new int[]{generator.reused()};
+            out[5] = generator.generate(longer, 1, SamplingConfig.GREEDY, Adapters.NONE, Set.of(), null);
+        }
+        return out;
+    }
+
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "mistral"})
+    void textsEndAsTheCpus(String kind) throws IOException {
+        Path model = TinyModels.write(java.nio.file.Files.createTempDirectory(directory, "model"), kind, random);
+        int[] prompt = TinyModels.sequences(random, 11)[0];
+        int[][] expected = endings(SCALAR, model, prompt);
+        assertThat(endings(CUDA, model, prompt)).isDeepEqualTo(expected);
+        assertThat(expected[4]).containsExactly(prompt.length + 4);
+    }
+
     @ParameterizedTest
     @ValueSource(strings = {"llama", "qwen2"})
     void drawnTokensAreTheCpus(String kind) throws IOException {

@@ -65,7 +65,7 @@ final class DecodeStep implements AutoCloseable {
         cache.grow(one);
         backend.upload(Tensor.of(next, next.length), tokens);
         backend.upload(Tensor.of(at, at.length), positions);
-        if (plan == null || !adapters.equals(planned) || tableMoves != decoder.tableMoves()) {
+        if (!isPlannedFor(adapters)) {
             replan(adapters);
         } else if (recording != null) {
             recording.replay();
@@ -76,6 +76,29 @@ final class DecodeStep implements AutoCloseable {
             return;
         }
         planned(adapters);
+    }
+
+    private boolean isPlannedFor(Adapters adapters) {
+        return plan != null && adapters.equals(planned) && tableMoves == decoder.tableMoves();
+    }
+
+    /** Whether {@link #runAhead} works under these adapters: the step is recorded. */
+    boolean isRecorded(Adapters adapters) {
+        return recording != null && isPlannedFor(adapters);
+    }
+
+    /**
+     * Feeds tokens that are on the device, and that the host need not know yet, to the recorded step.
+     *
+     * @param chosen I32 [S]
+     * @param history I32 [S, room], to which they are added
+     * @param lengths I32 [S] of the history
+     */
+    void runAhead(Tensor chosen, Tensor history, Tensor lengths, Adapters adapters) {
+        decoder.show(stream, adapters);
+        cache.counted();
+        DecoderOps.advance(stream, chosen, tokens, positions, cache.lengths(), history, lengths);
+        recording.replay();
     }
 
     private void planned(Adapters adapters) {

@@ -90,6 +90,13 @@ public interface DecoderKernels {
     void appendToCache(Stream s, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor kCache,
             Tensor vCache);
 
+    /** {@link #rope}, not inverse, and then {@link #appendToCache} of the rotated keys; their arguments. */
+    default void ropeToCache(Stream s, Tensor q, Tensor k, Tensor v, Tensor positions, Tensor table, int headDim,
+            Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor kCache, Tensor vCache) {
+        rope(s, q, k, positions, table, headDim, false);
+        appendToCache(s, k, v, cuQ, kvStart, kvLen, kCache, vCache);
+    }
+
     /** {@code out = silu(gate)·up, silu(x) = x/(1 + e⁻ˣ)} (Shazeer 2020); all [N, F]. */
     void swiglu(Stream s, Tensor gate, Tensor up, Tensor out);
 
@@ -124,4 +131,30 @@ public interface DecoderKernels {
      * @param tokens I32 [B] the chosen ones
      */
     void sample(Stream s, SamplingConfig config, Tensor logits, Tensor history, Tensor lengths, Tensor tokens);
+
+    /**
+     * What a step of decoding reads becomes that of the next one, by the token that was chosen of each sequence:
+     * {@code tokens = chosen, positions = kvLen, kvLen += 1}, and chosen goes behind its sequence's history:
+     * {@code history[s, lengths[s]] = chosen[s], lengths[s] += 1}; where there is no room it is left out.
+     *
+     * @param chosen I32 [S]
+     * @param tokens I32 [S], overwritten
+     * @param positions I32 [S], overwritten
+     * @param kvLen I32 [S]
+     * @param history I32 [S, room]
+     * @param lengths I32 [S]
+     */
+    default void advance(Stream s, Tensor chosen, Tensor tokens, Tensor positions, Tensor kvLen, Tensor history,
+            Tensor lengths) {
+        for (long i = 0; i < chosen.size(); i++) {
+            tokens.set(i, chosen.get(i));
+            positions.set(i, kvLen.get(i));
+            kvLen.set(i, kvLen.get(i) + 1);
+            long length = (long) lengths.get(i);
+            if (length < history.cols()) {
+                history.set(i * history.cols() + length, chosen.get(i));
+            }
+            lengths.set(i, length + 1);
+        }
+    }
 }

@@ -146,7 +146,6 @@ final class DecoderLayer {
             a.q = headNorm(s, qNorm.weight(adapters), a.rawQ, a.rstdQ);
             a.k = headNorm(s, kNorm.weight(adapters), a.rawK, a.rstdK);
         }
-        DecoderOps.rope(s, a.q, a.k, b.positions, rope, config.headDim(), false);
         a.attention = s.take(type, n, q.outFeatures());
         a.lse = s.take(wide, n, config.heads());
         Tensor keys = a.k;
@@ -154,7 +153,10 @@ final class DecoderLayer {
         if (cache != null) {
             keys = cache.keys(index);
             values = cache.values(index);
-            DecoderOps.appendToCache(s, a.k, a.v, b.cu, b.kvStart, b.kvLen, keys, values);
+            DecoderOps.ropeToCache(s, a.q, a.k, a.v, b.positions, rope, config.headDim(), b.cu, b.kvStart, b.kvLen,
+                    keys, values);
+        } else {
+            DecoderOps.rope(s, a.q, a.k, b.positions, rope, config.headDim(), false);
         }
         DecoderOps.attention(s, attentionShape(b.maxLength), a.q, keys, values, b.cu, b.kvStart, b.kvLen, a.attention,
                 a.lse);

@@ -89,6 +89,11 @@ public final class DecoderOps {
     /** See {@link DecoderKernels#rope}. */
     public static void rope(Stream s, Tensor q, Tensor k, Tensor positions, Tensor table, int headDim,
             boolean inverse) {
+        checkRope(q, k, positions, table, headDim);
+        s.kernels(DecoderKernels.class).rope(s, q, k, positions, table, headDim, inverse);
+    }
+
+    private static void checkRope(Tensor q, Tensor k, Tensor positions, Tensor table, int headDim) {
         String op = "rope";
         rank2(op, "q", q);
         rank2(op, "k", k);
@@ -102,7 +107,6 @@ public final class DecoderOps {
         }
         Aliasing.checkDisjoint(op, q, k, positions, table);
         Aliasing.checkDisjoint(op, k, positions, table);
-        s.kernels(DecoderKernels.class).rope(s, q, k, positions, table, headDim, inverse);
     }
 
     /** See {@link DecoderKernels#attention}. */
@@ -144,6 +148,12 @@ public final class DecoderOps {
     /** See {@link DecoderKernels#appendToCache}. */
     public static void appendToCache(Stream s, Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen,
             Tensor kCache, Tensor vCache) {
+        checkAppend(k, v, cuQ, kvStart, kvLen, kCache, vCache);
+        s.kernels(DecoderKernels.class).appendToCache(s, k, v, cuQ, kvStart, kvLen, kCache, vCache);
+    }
+
+    private static void checkAppend(Tensor k, Tensor v, Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor kCache,
+            Tensor vCache) {
         String op = "appendToCache";
         rank2(op, "k", k);
         like(op, "v", v, k);
@@ -153,7 +163,15 @@ public final class DecoderOps {
         sequences(op, cuQ, kvStart, kvLen);
         Aliasing.checkDisjoint(op, kCache, k, v, cuQ, kvStart, kvLen, vCache);
         Aliasing.checkDisjoint(op, vCache, k, v, cuQ, kvStart, kvLen);
-        s.kernels(DecoderKernels.class).appendToCache(s, k, v, cuQ, kvStart, kvLen, kCache, vCache);
+    }
+
+    /** See {@link DecoderKernels#ropeToCache}. */
+    public static void ropeToCache(Stream s, Tensor q, Tensor k, Tensor v, Tensor positions, Tensor table, int headDim,
+            Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor kCache, Tensor vCache) {
+        checkRope(q, k, positions, table, headDim);
+        checkAppend(k, v, cuQ, kvStart, kvLen, kCache, vCache);
+        s.kernels(DecoderKernels.class).ropeToCache(s, q, k, v, positions, table, headDim, cuQ, kvStart, kvLen, kCache,
+                vCache);
     }
 
     /** See {@link DecoderKernels#swiglu}. */
@@ -217,6 +235,24 @@ public final class DecoderOps {
         ints(op, "tokens", tokens, logits.dim(0));
         Aliasing.checkDisjoint(op, tokens, logits, history, lengths);
         s.kernels(DecoderKernels.class).sample(s, config, logits, history, lengths, tokens);
+    }
+
+    /** See {@link DecoderKernels#advance}. */
+    public static void advance(Stream s, Tensor chosen, Tensor tokens, Tensor positions, Tensor kvLen, Tensor history,
+            Tensor lengths) {
+        String op = "advance";
+        for (Tensor t : new Tensor[]{chosen, tokens, positions, kvLen, lengths}) {
+            ints(op, "a step's numbers", t, chosen.size());
+        }
+        rank2(op, "history", history);
+        type(op, "history", history, DType.I32);
+        dims(op, "history", history, chosen.size(), history.cols());
+        Aliasing.checkDisjoint(op, tokens, chosen, positions, kvLen, history, lengths);
+        Aliasing.checkDisjoint(op, positions, chosen, kvLen, history, lengths);
+        Aliasing.checkDisjoint(op, kvLen, chosen, history, lengths);
+        Aliasing.checkDisjoint(op, history, chosen, lengths);
+        Aliasing.checkDisjoint(op, lengths, chosen);
+        s.kernels(DecoderKernels.class).advance(s, chosen, tokens, positions, kvLen, history, lengths);
     }
 
     /**

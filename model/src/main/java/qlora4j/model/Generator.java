@@ -1,5 +1,7 @@
 package qlora4j.model;
 
+import java.lang.foreign.MemorySegment;
+import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
 import java.util.Set;
 import java.util.function.IntPredicate;
@@ -7,6 +9,7 @@ import qlora4j.lora.Linear.Adapters;
 import qlora4j.tensor.Allocation;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
+import qlora4j.tensor.HostCopies;
 import qlora4j.tensor.MemoryUse;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
@@ -27,6 +30,9 @@ public final class Generator implements AutoCloseable {
     private final Tensor length;
     private final Tensor chosen;
     private final DecodeStep step;
+    /** Where the host finds a token while the next step runs; null until a step is recorded. */
+    private HostCopies copies;
+    private MemorySegment token;
     /** Tokens of the last call; as many of them as the cache is long are in it. */
     private int[] seen = {};
     private Adapters seenWith;
@@ -122,19 +128,32 @@ public final class Generator implements AutoCloseable {
         seenWith = adapters;
         logits = logits(adapters);
         prefill(prompt, adapters);
+        backend.upload(Tensor.of(new int[]{n}, 1), length);
         while (n < all.length) {
-            int token = choose(n, sampling);
-            all[n++] = token;
-            boolean goOn = onToken == null || onToken.test(token);
-            if (!goOn || eos.contains(token) || n == all.length) {
+            DecoderOps.sample(stream, sampling, logits, history, length, chosen);
+            // A recorded step is enqueued before the host knows the token, for nothing where the text ends with it.
+            boolean ahead = n + 1 < all.length && step.isRecorded(adapters);
+            int next = ahead ? chosenAhead(adapters) : chosen(n);
+            all[n++] = next;
+            boolean goOn = onToken == null || onToken.test(next);
+            if (!goOn || eos.contains(next) || n == all.length) {
+                if (ahead) {
+                    cache.truncate(0, n - 1);
+                }
                 break;
             }
-            step.run(new int[]{token}, adapters, logits);
+            if (!ahead) {
+                step.run(new int[]{next}, adapters, logits);
+                backend.upload(Tensor.of(new int[]{n}, 1), length);
+            }
         }
         return Arrays.copyOfRange(all, prompt.length, n);
     }
 
-    /** The logits of the last row that was fed, float32: for tests and for a look at the alternatives. */
+    /**
+     * The logits of the last row that was fed, float32: for tests and for a look at the alternatives. A backend that records
+     * steps has fed one more where a text ended before its limit.
+     */
     public float[] lastLogits() {
         Tensor host = Tensor.zeros(logits.dtype(), logits.shape());
         backend.download(logits, host);
@@ -158,9 +177,7 @@ public final class Generator implements AutoCloseable {
     }
 
     /** The token after the first {@code n}, which goes behind them in the history. */
-    private int choose(int n, SamplingConfig sampling) {
-        backend.upload(Tensor.of(new int[]{n}, 1), length);
-        DecoderOps.sample(stream, sampling, logits, history, length, chosen);
+    private int chosen(int n) {
         Tensor host = Tensor.zeros(DType.I32, 1);
         backend.download(chosen, host);
         if (n < capacity) {
@@ -169,8 +186,23 @@ public final class Generator implements AutoCloseable {
         return (int) host.get(0);
     }
 
+    /** The same, while the step that it is fed to runs already. */
+    private int chosenAhead(Adapters adapters) {
+        if (copies == null) {
+            copies = backend.openHostCopies();
+            token = copies.hostMemory(Integer.BYTES);
+        }
+        copies.beginToHost(chosen, token);
+        step.runAhead(chosen, history, length, adapters);
+        copies.await();
+        return token.get(ValueLayout.JAVA_INT, 0);
+    }
+
     @Override
     public void close() {
+        if (copies != null) {
+            copies.close();
+        }
         step.close();
         stream.close();
         cache.close();

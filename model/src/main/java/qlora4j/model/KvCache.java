@@ -72,6 +72,13 @@ public final class KvCache implements AutoCloseable {
         backend.upload(Tensor.of(length, length.length), lengths);
     }
 
+    /** Counts one new token of each sequence, which the device has counted itself. */
+    void counted() {
+        for (int i = 0; i < length.length; i++) {
+            length[i]++;
+        }
+    }
+
     /** Forgets a sequence's tokens after the first {@code keep}. */
     void truncate(int sequence, int keep) {
         if (keep < 0 || keep > length[sequence]) {

@@ -75,6 +75,11 @@ class LayerInputsTest {
         }
 
         @Override
+        public void await() {
+            throw new IllegalStateException("this would wait");
+        }
+
+        @Override
         public void toHost(Tensor device, MemorySegment host) {
             throw new IllegalStateException("this would wait");
         }

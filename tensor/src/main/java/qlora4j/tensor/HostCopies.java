@@ -22,6 +22,9 @@ public interface HostCopies extends AutoCloseable {
     /** Work enqueued from now on runs after all copies begun so far. */
     void queueWaits();
 
+    /** Returns when all copies begun so far are done, which work enqueued after them does not delay. */
+    void await();
+
     @Override
     void close();
 }
