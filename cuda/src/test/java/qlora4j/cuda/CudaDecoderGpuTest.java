@@ -305,7 +305,8 @@ class CudaDecoderGpuTest {
             Tensor kvLen = run.ints(numbers);
             Tensor lengths = run.ints(numbers);
             Tensor history = run.in(Tensor.of(new int[6 * sequences], sequences, 6));
-            DecoderOps.advance(run.s, run.ints(java.util.stream.IntStream.range(100, 100 + sequences).toArray()), tokens,
+            DecoderOps.advance(run.s, run.ints(java.util.stream.IntStream.range(100, 100 + sequences).toArray()),
+                    tokens,
                     positions, kvLen, history, lengths);
             return new Tensor[]{tokens, positions, kvLen, history, lengths};
         });

@@ -39,7 +39,8 @@ final class DecoderLayer {
     private final List<Linear> ofN1;
     private final List<Linear> ofN2;
 
-    DecoderLayer(DecoderConfig config, int index, boolean forgetsMiddle, SlottedWeight inputNorm, SlottedWeight postNorm,
+    DecoderLayer(DecoderConfig config, int index, boolean forgetsMiddle, SlottedWeight inputNorm,
+            SlottedWeight postNorm,
             SlottedWeight qNorm, SlottedWeight kNorm, List<Linear> linears) {
         this.config = config;
         this.index = index;
