@@ -2,15 +2,11 @@ package qlora4j.lora;
 
 import static org.assertj.core.api.Assertions.assertThat;
 import static org.assertj.core.api.Assertions.assertThatThrownBy;
-import static org.assertj.core.api.Assertions.within;
 
 import java.util.Collection;
 import java.util.List;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
-import org.junit.jupiter.params.ParameterizedTest;
-import org.junit.jupiter.params.provider.CsvSource;
-import org.junit.jupiter.params.provider.ValueSource;
 
 class LoraConfigTest {
     private static final List<String> LINEARS = List.of("model.layers.0.self_attn.q_proj",
@@ -71,34 +67,6 @@ class LoraConfigTest {
         assertThat(config.patterns().isEmpty()).isTrue();
         assertThat(config.withPatterns(Map.of("q", 4), Map.of()).patterns().isEmpty()).isFalse();
         assertThat(config.withPatterns(Map.of(), Map.of("q", 4.0)).patterns().isEmpty()).isFalse();
-    }
-
-    /** Twice the rank, and the same scale in every module: {@code [B, -B₀]·[A; A₀]} is the difference of two products. */
-    @ParameterizedTest
-    @ValueSource(booleans = {false, true})
-    void theConfigForTheOriginalBaseKeepsEveryScale(boolean stabilized) {
-        LoraConfig config = config(6, 16, 0.1, "q_proj")
-                .withPatterns(Map.of("layers\\.1\\..*q_proj", 4), Map.of("q_proj", 8.0)).withVariant(stabilized, false)
-                .withInit(new LoraConfig.Init(LoraConfig.Init.Kind.PISSA, 0));
-        LoraConfig whole = config.forOriginalBase();
-        for (String module : LINEARS) {
-            assertThat(whole.rank(module)).isEqualTo(2 * config.rank(module));
-            // A root and two products, each rounded once.
-            assertThat(whole.scale(module)).isCloseTo(config.scale(module), within(4e-16 * config.scale(module)));
-        }
-        assertThat(whole.init()).isEqualTo(LoraConfig.Init.KAIMING);
-        assertThat(whole.targets()).isEqualTo(config.targets());
-    }
-
-    @ParameterizedTest
-    @CsvSource({"true, 1, true, false, false", "gaussian, 1, gaussian, false, false", "PiSSA, 1, pissa, true, true",
-            "pissa_niter_4, 1, pissa_niter_4, true, true", "pissa_niter_0, 1, pissa_niter_1, true, true",
-            "loftq, 1, loftq, true, false", "loftq, 3, loftq in 3 turns, true, true"})
-    void initialValuesAreNamedAsInPeft(String name, int turns, String written, boolean weights, boolean base) {
-        LoraConfig.Init init = LoraConfig.Init.named(name, turns);
-        assertThat(init).hasToString(written);
-        assertThat(init.needsWeights()).isEqualTo(weights);
-        assertThat(init.changesBase()).isEqualTo(base);
     }
 
     @Test
