@@ -3,6 +3,7 @@ package qlora4j.tensor;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.lang.foreign.Arena;
+import java.lang.foreign.MemorySegment;
 import java.lang.management.ManagementFactory;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -17,6 +18,7 @@ import java.util.concurrent.ConcurrentHashMap;
 public final class CpuBackend implements Backend {
     private final String name;
     private final Team team;
+    private final HostSlabs slabs = new HostSlabs();
     private final MemoryLedger ledger = new MemoryLedger();
     private final Map<Class<?>, Object> kernels = new HashMap<>();
     private final Set<Arena> held = ConcurrentHashMap.newKeySet();
@@ -80,7 +82,9 @@ public final class CpuBackend implements Backend {
         Arena owner = Arena.ofShared();
         held.add(owner);
         ledger.add(use, bytes);
-        return new Allocation(HostMemory.allocate(bytes, owner), bytes, Device.CPU, () -> {
+        boolean slab = use == MemoryUse.WEIGHTS || use == MemoryUse.CONSTANTS;
+        MemorySegment memory = slab ? slabs.allocate(bytes, owner) : HostMemory.allocate(bytes, owner);
+        return new Allocation(memory, bytes, Device.CPU, () -> {
             if (held.remove(owner)) {
                 owner.close();
                 ledger.add(use, -bytes);
@@ -134,5 +138,6 @@ public final class CpuBackend implements Backend {
                 owner.close();
             }
         }
+        slabs.close();
     }
 }
