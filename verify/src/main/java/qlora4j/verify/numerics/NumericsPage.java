@@ -35,8 +35,8 @@ public final class NumericsPage {
                     the score, which is most of the figures of `dlogits`, `dq` and `dk`. Rows with bf16 have bfloat16 activations and
                     float32 parameters; results in bfloat16 are in its units, `dA`, `dB` and `dMagnitude` in float32's; what an
                     operation rounds on its way (sections 6 and 7 of [SPEC.md](../verify/SPEC.md)) counts as its error: DoRA keeps
-                    `x·Wᵀ + s·u·Bᵀ` in bfloat16, which is most of `dMagnitude`'s. AdamW has the same bits everywhere, and beside
-                    that its distance from a step in float64 whose constants are not rounded: most of v's under bitsandbytes'
+                    `x·Wᵀ + s·u·Bᵀ` in bfloat16, which is most of `dMagnitude`'s, and a GPU `u` and `du`, as PyTorch does, which is
+                    most of its `dA`'s and `dB`'s. AdamW has the same bits everywhere, and beside that its distance from a step in float64 whose constants are not rounded: most of v's under bitsandbytes'
                     formula is that of `1 - β2`, which it derives in float32.
 
                     cuda's column is filled by `./qlora numerics --backend cuda --page docs/numerics.md` on a machine with a GPU

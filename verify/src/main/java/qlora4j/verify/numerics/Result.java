@@ -28,11 +28,11 @@ public enum Result {
     LORA_DX("lora, NF4", "dx", 1, 4, 4), //
     LORA_DA("lora, NF4", "dA", 1.5, 4, 4), //
     LORA_DB("lora, NF4", "dB", 1, 3, 4), //
-    DORA_Y("dora, NF4", "y", 1, 3, Double.NaN), //
-    DORA_DX("dora, NF4", "dx", 1.5, 5, Double.NaN), //
-    DORA_DA("dora, NF4", "dA", 1.5, 4, Double.NaN), //
-    DORA_DB("dora, NF4", "dB", 1.5, 3, Double.NaN), //
-    DORA_DMAGNITUDE("dora, NF4", "dMagnitude", 1, 1.5, Double.NaN), //
+    DORA_Y("dora, NF4", "y", 1, 3, 3), //
+    DORA_DX("dora, NF4", "dx", 1.5, 5, 4), //
+    DORA_DA("dora, NF4", "dA", 1.5, 4, 4), //
+    DORA_DB("dora, NF4", "dB", 1.5, 3, 3), //
+    DORA_DMAGNITUDE("dora, NF4", "dMagnitude", 1, 1.5, 1.5), //
     EMBEDDING("embedding", "out", 0, 0, 0), //
     EMBEDDING_GRADIENT("embedding", "dTable", 2, 2, 2), //
     RMSNORM_Y("rmsnorm", "y", 4, 7, 7), //
@@ -41,15 +41,15 @@ public enum Result {
     ROPE_Q("rope", "q", 1, 2.5, 2.5), //
     ATTENTION_OUT("attention", "out", 1, 9, 10), //
     ATTENTION_LSE("attention", "lse", 1, 2, 3), //
-    ATTENTION_DQ("attention", "dq", 1, 2, Double.NaN), //
-    ATTENTION_DK("attention", "dk", 1, 2.5, Double.NaN), //
+    ATTENTION_DQ("attention", "dq", 1, 2, 3), //
+    ATTENTION_DK("attention", "dk", 1, 2.5, 4), //
     ATTENTION_DV("attention", "dv", 4, 11, 14), //
     SWIGLU_OUT("swiglu", "out", 2.5, 5, 6), //
     SWIGLU_DGATE("swiglu", "dGate", 1, 6, 8), //
     SWIGLU_DUP("swiglu", "dUp", 1, 5, 6), //
     CROSS_ENTROPY_NLL("cross-entropy", "nll", 1, 2, 2), //
     CROSS_ENTROPY_GRADIENT("cross-entropy", "dlogits", 1, 36, 40), //
-    CROSS_ENTROPY_LOSS("cross-entropy", "sum of nll", 1, 1, Double.NaN), //
+    CROSS_ENTROPY_LOSS("cross-entropy", "sum of nll", 1, 1, 1), //
     CLIP_NORM("clipping", "norm", 0, 0, 0), //
     ADAMW_TORCH("adamw, torch", "params", 0, 0, 0), //
     ADAMW_BITSANDBYTES("adamw, bitsandbytes", "params", 0, 0, 0), //
@@ -60,27 +60,27 @@ public enum Result {
     ADAMW_BITSANDBYTES_PARAMS("adamw, bitsandbytes", "params, of float64's", 130, 130, 130), //
     ADAMW_BITSANDBYTES_M("adamw, bitsandbytes", "m, of float64's", 9, 9, 9), //
     ADAMW_BITSANDBYTES_V("adamw, bitsandbytes", "v, of float64's", 450, 450, 450), //
-    MATMUL_NT_IN_BF16("matmul, dense, bf16", "x·Wᵀ", 1, 1, Double.NaN), //
-    MATMUL_NN_IN_BF16("matmul, dense, bf16", "dy·W", 1, 1, Double.NaN), //
-    LINEAR_Y_IN_BF16("linear, NF4, bf16", "y", 1, 1, Double.NaN), //
-    LINEAR_DX_IN_BF16("linear, NF4, bf16", "dx", 1, 1, Double.NaN), //
-    LORA_Y_IN_BF16("lora, NF4, bf16", "y", 1, 1, Double.NaN), //
-    LORA_DX_IN_BF16("lora, NF4, bf16", "dx", 1, 1, Double.NaN), //
-    LORA_DA_IN_BF16("lora, NF4, bf16", "dA", 2, 6, Double.NaN), //
-    LORA_DB_IN_BF16("lora, NF4, bf16", "dB", 1, 2.5, Double.NaN), //
-    DORA_Y_IN_BF16("dora, NF4, bf16", "y", 1, 1, Double.NaN), //
-    DORA_DX_IN_BF16("dora, NF4, bf16", "dx", 1, 1, Double.NaN), //
-    DORA_DMAGNITUDE_IN_BF16("dora, NF4, bf16", "dMagnitude", 14000, 14000, Double.NaN), //
-    RMSNORM_Y_IN_BF16("rmsnorm, bf16", "y", 2.5, 2.5, Double.NaN), //
-    RMSNORM_DX_IN_BF16("rmsnorm, bf16", "dx", 1, 1, Double.NaN), //
-    ROPE_Q_IN_BF16("rope, bf16", "q", 1, 1, Double.NaN), //
-    ATTENTION_OUT_IN_BF16("attention, bf16", "out", 1, 1, Double.NaN), //
-    ATTENTION_DQ_IN_BF16("attention, bf16", "dq", 1, 1, Double.NaN), //
-    ATTENTION_DK_IN_BF16("attention, bf16", "dk", 1, 1, Double.NaN), //
-    ATTENTION_DV_IN_BF16("attention, bf16", "dv", 1, 1, Double.NaN), //
-    SWIGLU_OUT_IN_BF16("swiglu, bf16", "out", 2.5, 2.5, Double.NaN), //
-    SWIGLU_DGATE_IN_BF16("swiglu, bf16", "dGate", 1, 1, Double.NaN), //
-    SWIGLU_DUP_IN_BF16("swiglu, bf16", "dUp", 1, 1, Double.NaN),;
+    MATMUL_NT_IN_BF16("matmul, dense, bf16", "x·Wᵀ", 1, 1, 1), //
+    MATMUL_NN_IN_BF16("matmul, dense, bf16", "dy·W", 1, 1, 1), //
+    LINEAR_Y_IN_BF16("linear, NF4, bf16", "y", 1, 1, 1), //
+    LINEAR_DX_IN_BF16("linear, NF4, bf16", "dx", 1, 1, 1), //
+    LORA_Y_IN_BF16("lora, NF4, bf16", "y", 1, 1, 1), //
+    LORA_DX_IN_BF16("lora, NF4, bf16", "dx", 1, 1, 1), //
+    LORA_DA_IN_BF16("lora, NF4, bf16", "dA", 2, 6, 60000), //
+    LORA_DB_IN_BF16("lora, NF4, bf16", "dB", 1, 2.5, 30000), //
+    DORA_Y_IN_BF16("dora, NF4, bf16", "y", 1, 1, 1.5), //
+    DORA_DX_IN_BF16("dora, NF4, bf16", "dx", 1, 1, 1), //
+    DORA_DMAGNITUDE_IN_BF16("dora, NF4, bf16", "dMagnitude", 14000, 14000, 28000), //
+    RMSNORM_Y_IN_BF16("rmsnorm, bf16", "y", 2.5, 2.5, 2.5), //
+    RMSNORM_DX_IN_BF16("rmsnorm, bf16", "dx", 1, 1, 1), //
+    ROPE_Q_IN_BF16("rope, bf16", "q", 1, 1, 1), //
+    ATTENTION_OUT_IN_BF16("attention, bf16", "out", 1, 1, 2), //
+    ATTENTION_DQ_IN_BF16("attention, bf16", "dq", 1, 1, 1), //
+    ATTENTION_DK_IN_BF16("attention, bf16", "dk", 1, 1, 1), //
+    ATTENTION_DV_IN_BF16("attention, bf16", "dv", 1, 1, 2), //
+    SWIGLU_OUT_IN_BF16("swiglu, bf16", "out", 2.5, 2.5, 2.5), //
+    SWIGLU_DGATE_IN_BF16("swiglu, bf16", "dGate", 1, 1, 1), //
+    SWIGLU_DUP_IN_BF16("swiglu, bf16", "dUp", 1, 1, 1),;
 
     private static final Map<Result, Result> IN_BFLOAT16 = new EnumMap<>(Result.class);
 
