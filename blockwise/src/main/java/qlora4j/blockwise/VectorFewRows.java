@@ -269,7 +269,8 @@ final class VectorFewRows {
     /**
      * {@link #SHARED} units of words times one row of x. In the middle of a unit of two rows a vector has words of both:
      * what its halves add up to goes to one row each. The loops are small, for the compiler to inline all of them; so
-     * the lanes are added elsewhere, and the nibbles of a word are a loop, which unrolled by hand measured 1.2 to 1.6 times as slow.
+     * the lanes are added elsewhere, and the nibbles of a word are a loop, which unrolled by hand measured 1.2 to 1.6
+     * times as slow.
      */
     private static void dots(VectorCodec codec, MemorySegment packed, long from, int apart, int words, int unit,
             float[] scales, int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to) {

@@ -12,7 +12,8 @@ import qlora4j.tensor.VectorTranspose;
  * Attention in tiles with the online softmax (Dao et al. 2022). A task is a block of queries of one sequence with all
  * query heads that share a kv head: its rows are (query, head of the group). Scores are kept transposed, a row per key,
  * so that the lanes run over the task's rows: maxima, sums and exponentials need no reduction across lanes, and K and V
- * are read as they lie. Single queries (decoding) are {@link VectorAttentionOne}'s. Blocks depend on shapes alone, never on the number of threads.
+ * are read as they lie. Single queries (decoding) are {@link VectorAttentionOne}'s. Blocks depend on shapes alone, never
+ * on the number of threads.
  */
 final class VectorAttention {
     /** Rows of a task: about this many (query, head) pairs. */

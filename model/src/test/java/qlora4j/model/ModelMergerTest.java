@@ -34,15 +34,6 @@ class ModelMergerTest {
         CPU.close();
     }
 
-    private Path model(DecoderConfig config) throws IOException {
-        Path base = Files.createDirectories(directory.resolve("base"));
-        TinyModel.write(base.resolve("model.safetensors"), config);
-        Files.copy(Golden.path("tokenizers/byte_level/tokenizer.json"), base.resolve("tokenizer.json"));
-        JsonFile.MAPPER.writeValue(base.resolve("config.json").toFile(),
-                config.toJson(JsonFile.MAPPER.createObjectNode()));
-        return base;
-    }
-
     /** Writes an adapter whose every parameter differs from the initial one, and returns its model's logits. */
     private List<float[]> adapter(DecoderConfig config, Path base, boolean nf4, boolean dora, boolean whole,
             String trainedOn) throws IOException {
@@ -96,7 +87,7 @@ class ModelMergerTest {
             "qwen3,DEQUANTIZED,false,true"})
     void computesTheSame(String name, Into into, boolean dora, boolean whole) throws IOException {
         DecoderConfig config = TinyModel.named(name);
-        Path base = model(config);
+        Path base = TinyModel.directory(directory, config);
         List<float[]> expected = adapter(config, base, into != Into.DENSE, dora, whole, base.toString());
         double[] ratio = {Double.NaN};
         assertThat(largest(merge(base, into, DType.F32, ratio), expected)).isLessThanOrEqualTo(1e-4);
@@ -105,7 +96,7 @@ class ModelMergerTest {
 
     @Test
     void sixteenAndFourBitsLoseMoreAndSaySo() throws IOException {
-        Path base = model(TinyModel.LLAMA);
+        Path base = TinyModel.directory(directory, TinyModel.LLAMA);
         List<float[]> expected = adapter(TinyModel.LLAMA, base, true, false, false, base.toString());
         double[] ratio = {Double.NaN};
         assertThat(largest(merge(base, Into.DEQUANTIZED, DType.BF16, ratio), expected)).isBetween(1e-4, 0.2);
@@ -133,7 +124,7 @@ class ModelMergerTest {
 
     @Test
     void anotherBaseIsDoubted() throws IOException {
-        Path base = model(TinyModel.LLAMA);
+        Path base = TinyModel.directory(directory, TinyModel.LLAMA);
         adapter(TinyModel.LLAMA, base, false, false, false, "someone/other-model");
         try (ModelDirectory source = ModelDirectory.open(base);
                 ModelMerger merger = new ModelMerger(source, directory.resolve("adapter"), null, null, CPU)) {

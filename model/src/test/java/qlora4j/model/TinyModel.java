@@ -2,6 +2,7 @@ package qlora4j.model;
 
 import java.io.IOException;
 import java.io.UncheckedIOException;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -53,6 +54,16 @@ final class TinyModel {
             case "qwen3" -> QWEN3;
             default -> throw new IllegalArgumentException(name);
         };
+    }
+
+    /** A model directory with a tokenizer, {@code base} in {@code parent}. */
+    static Path directory(Path parent, DecoderConfig config) throws IOException {
+        Path base = Files.createDirectories(parent.resolve("base"));
+        write(base.resolve("model.safetensors"), config);
+        Files.copy(Golden.path("tokenizers/byte_level/tokenizer.json"), base.resolve("tokenizer.json"));
+        JsonFile.MAPPER.writeValue(base.resolve("config.json").toFile(),
+                config.toJson(JsonFile.MAPPER.createObjectNode()));
+        return base;
     }
 
     /** Writes the checkpoint: linear weights normal with deviation 1/√in, so that activations keep magnitude one. */

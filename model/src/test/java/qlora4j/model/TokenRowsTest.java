@@ -49,15 +49,6 @@ class TokenRowsTest {
         CPU.close();
     }
 
-    private Path base(DecoderConfig config) throws IOException {
-        Path base = Files.createDirectories(directory.resolve("base"));
-        TinyModel.write(base.resolve("model.safetensors"), config);
-        Files.copy(Golden.path("tokenizers/byte_level/tokenizer.json"), base.resolve("tokenizer.json"));
-        JsonFile.MAPPER.writeValue(base.resolve("config.json").toFile(),
-                config.toJson(JsonFile.MAPPER.createObjectNode()));
-        return base;
-    }
-
     private Decoder load(String model, Backend backend, DType type) throws IOException {
         Path file = directory.resolve(model + ".safetensors");
         if (!Files.exists(file)) {
@@ -214,7 +205,7 @@ class TokenRowsTest {
     @ValueSource(strings = {"tied", "llama"})
     void aMergedModelComputesTheSame(String model) throws IOException {
         DecoderConfig config = TinyModel.named(model);
-        Path base = base(config);
+        Path base = TinyModel.directory(directory, config);
         Decoder decoder = TinyModel.load(base.resolve("model.safetensors"), config, CPU, DType.F32, false);
         List<float[]> expected;
         try (Adapter adapter = adapter(decoder, 0, IDS)) {
@@ -241,7 +232,7 @@ class TokenRowsTest {
     void roomMadeOnLoadingChangesNoNumber(String model) throws IOException {
         Decoder moved = load(model, CPU, DType.F32);
         DecoderConfig config = TinyModel.named(model);
-        Path base = base(config);
+        Path base = TinyModel.directory(directory, config);
         try (ModelDirectory files = ModelDirectory.open(base)) {
             Decoder roomy = DecoderLoader.QLORA.withRoomFor(TrainableTokens.of(IDS, config.tieWordEmbeddings()))
                     .load(config, files.weights(), CPU);
