@@ -1,6 +1,6 @@
 // What all attention kernels share: which sequence a block works on, and which keys a query sees.
 #pragma once
-#include "attention_ptx.cuh"
+#include "ptx.cuh"
 
 // Sequences lie one after another; each is cut into blocks of `size` rows. A grid has as many blocks as there can be
 // (rows / size + sequences), so that it follows from shapes alone.

@@ -42,7 +42,7 @@ struct TensorCores {
         return (most + log2f(total)) / LOG2E;
     }
     static __device__ __forceinline__ void put(bf16* to, float x) {
-        *to = (bf16) pack(x, 0);
+        *to = from_f32<bf16>(x);
     }
 
     // Row and element of a head are read where they exist, else zero.
@@ -149,7 +149,7 @@ struct TensorCores {
             }
             total[h] = total[h] * factor[h] + sum;
         }
-        u32 p[4] = {pack(s[0][0], s[0][1]), pack(s[0][2], s[0][3]), pack(s[1][0], s[1][1]), pack(s[1][2], s[1][3])};
+        u32 p[4] = {pack_bf16(s[0][0], s[0][1]), pack_bf16(s[0][2], s[0][3]), pack_bf16(s[1][0], s[1][1]), pack_bf16(s[1][2], s[1][3])};
 #pragma unroll
         for (int i = 0; i < D / 64; i++) {
             const uint4(&x)[4] = values[i];

@@ -69,7 +69,7 @@ template <int N>
 __device__ __forceinline__ void pack_all(u32 (&p)[N / 4], const float (&s)[N / 2]) {
 #pragma unroll
     for (int i = 0; i < N / 4; i++) {
-        p[i] = pack(s[2 * i], s[2 * i + 1]);
+        p[i] = pack_bf16(s[2 * i], s[2 * i + 1]);
     }
 }
 
@@ -81,8 +81,8 @@ __device__ __forceinline__ void store_rows(bf16* to, long long stride, int rows,
     row += threadIdx.x / 32 % 4 * 16;
 #pragma unroll
     for (int n = 0; n < D / 8; n++) {
-        u32 low = pack(sums[4 * n] * factor0, sums[4 * n + 1] * factor0);
-        u32 high = pack(sums[4 * n + 2] * factor1, sums[4 * n + 3] * factor1);
+        u32 low = pack_bf16(sums[4 * n] * factor0, sums[4 * n + 1] * factor0);
+        u32 high = pack_bf16(sums[4 * n + 2] * factor1, sums[4 * n + 3] * factor1);
         *(u32*) (tile + panel_offset<ROWS>(row + lane / 4, n) + lane % 4 * 4) = low;
         *(u32*) (tile + panel_offset<ROWS>(row + lane / 4 + 8, n) + lane % 4 * 4) = high;
     }

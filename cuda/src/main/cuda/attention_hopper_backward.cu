@@ -325,5 +325,5 @@ extern "C" __global__ void attention_hopper_sum_bf16(const float* partial, bf16*
         sum.w += x.w;
     }
     float factor = second ? 1 : scale;
-    *(uint2*) (second ? dv + at - n : dk + at) = make_uint2(pack(sum.x * factor, sum.y * factor), pack(sum.z * factor, sum.w * factor));
+    *(uint2*) (second ? dv + at - n : dk + at) = make_uint2(pack_bf16(sum.x * factor, sum.y * factor), pack_bf16(sum.z * factor, sum.w * factor));
 }

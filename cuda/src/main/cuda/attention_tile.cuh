@@ -50,8 +50,8 @@ __device__ __forceinline__ void product(float (&acc)[COLUMNS / 8][4], const floa
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < N / 16; k++) {
-        u32 x[4] = {pack(p[2 * k][0], p[2 * k][1]), pack(p[2 * k][2], p[2 * k][3]),
-                    pack(p[2 * k + 1][0], p[2 * k + 1][1]), pack(p[2 * k + 1][2], p[2 * k + 1][3])};
+        u32 x[4] = {pack_bf16(p[2 * k][0], p[2 * k][1]), pack_bf16(p[2 * k][2], p[2 * k][3]),
+                    pack_bf16(p[2 * k + 1][0], p[2 * k + 1][1]), pack_bf16(p[2 * k + 1][2], p[2 * k + 1][3])};
 #pragma unroll
         for (int n = 0; n < COLUMNS / 16; n++) {
             u32 y[4];
@@ -72,8 +72,8 @@ __device__ __forceinline__ void store_rows(bf16* to, long long stride, int rows,
 #pragma unroll
     for (int n = 0; n < COLUMNS / 8; n++) {
         int r = row + lane / 4;
-        *(u32*) (tile + tile_offset<D>(r, n) + lane % 4 * 4) = pack(acc[n][0] * factor0, acc[n][1] * factor0);
-        *(u32*) (tile + tile_offset<D>(r + 8, n) + lane % 4 * 4) = pack(acc[n][2] * factor1, acc[n][3] * factor1);
+        *(u32*) (tile + tile_offset<D>(r, n) + lane % 4 * 4) = pack_bf16(acc[n][0] * factor0, acc[n][1] * factor0);
+        *(u32*) (tile + tile_offset<D>(r + 8, n) + lane % 4 * 4) = pack_bf16(acc[n][2] * factor1, acc[n][3] * factor1);
     }
     __syncwarp();
 #pragma unroll

@@ -1,7 +1,7 @@
 // Sums and maxima over a block, always in the same order: a run repeats bit for bit.
 #pragma once
+#include "types.cuh"
 
-constexpr int WARP = 32;
 constexpr float LOWEST = __builtin_bit_cast(float, 0xff800000);
 
 struct Plus {

@@ -4,9 +4,6 @@
 
 #include "types.cuh"
 
-typedef long long i64;
-typedef unsigned long long u64;
-
 // How many elements of T fill 16 bytes.
 template <typename T>
 constexpr int LANES = 16 / (int) sizeof(T);
@@ -122,7 +119,7 @@ __device__ inline void store(bf16* row, i64 i, i64 n, bool wide, const float (&x
         unsigned w[N / 2];
 #pragma unroll
         for (int k = 0; k < N / 2; k++) {
-            asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(w[k]) : "f"(x[2 * k + 1]), "f"(x[2 * k]));
+            w[k] = pack_bf16(x[2 * k], x[2 * k + 1]);
         }
         writeWords(row + i, w);
     } else {

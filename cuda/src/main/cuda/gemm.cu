@@ -10,10 +10,9 @@
 //
 // A, B and C are float32 or bfloat16 each; their rows are `..._stride` elements apart. Where `slots` is given, only rows r with slots[r] == slot take part: rows of
 // C (nt, nn) or the terms of the sums (tn); other rows of C are left alone.
-#include "mma.cuh"
+#include "ptx.cuh"
 #include "numbers.cuh"
 
-#define WARP 32
 #define THREADS 256
 
 enum Type { FLOAT32, BFLOAT16, FLOAT16 };
@@ -219,8 +218,8 @@ __device__ void gemm(const void *a, int a_type, int a_stride, const void *b, int
     // A_BY_K: rows of A run along k; else A is [k, m]. The same for B and n.
     typedef Tile<A_BY_K ? BM : BK, A_BY_K ? BK : BM> TileA;
     typedef Tile<B_BY_K ? BN : BK, B_BY_K ? BK : BN> TileB;
-    extern __shared__ __align__(16) unsigned char dynamic_shared[];
-    TileA *tiles_a = (TileA *)dynamic_shared;
+    extern __shared__ __align__(16) unsigned char block_memory[];
+    TileA *tiles_a = (TileA *)block_memory;
     TileB *tiles_b = (TileB *)(tiles_a + 2);
     int m0 = blockIdx.y * BM, n0 = blockIdx.x * BN;
     if (out.slots != nullptr && !__syncthreads_or(threadIdx.x < BM && out.takes(m0 + threadIdx.x))) {
@@ -250,24 +249,24 @@ __device__ void gemm(const void *a, int a_type, int a_stride, const void *b, int
 #pragma unroll
                 for (int i = 0; i < TM; i++) {
                     if (A_BY_K) {
-                        load_matrices(fa[i], ta.at(wm + 16 * i + low + second, kk + third));
+                        load_matrices(fa[i], shared_address(ta.at(wm + 16 * i + low + second, kk + third)));
                     } else {
-                        load_matrices_transposed(fa[i], ta.at(kk + low + third, wm + 16 * i + second));
+                        load_matrices_transposed(fa[i], shared_address(ta.at(kk + low + third, wm + 16 * i + second)));
                     }
                 }
 #pragma unroll
                 for (int j = 0; j < TN / 2; j++) {
                     if (B_BY_K) {
-                        load_matrices(fb[j], tb.at(wn + 16 * j + low + third, kk + second));
+                        load_matrices(fb[j], shared_address(tb.at(wn + 16 * j + low + third, kk + second)));
                     } else {
-                        load_matrices_transposed(fb[j], tb.at(kk + low + second, wn + 16 * j + third));
+                        load_matrices_transposed(fb[j], shared_address(tb.at(kk + low + second, wn + 16 * j + third)));
                     }
                 }
 #pragma unroll
                 for (int i = 0; i < TM; i++) {
 #pragma unroll
                     for (int j = 0; j < TN; j++) {
-                        mma_bf16(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
+                        mma(acc[i][j], fa[i], fb[j / 2][j % 2 * 2], fb[j / 2][j % 2 * 2 + 1]);
                     }
                 }
             }
@@ -279,7 +278,7 @@ __device__ void gemm(const void *a, int a_type, int a_stride, const void *b, int
         __syncthreads();
     }
     // Through shared memory, so that neighbouring threads write neighbouring elements.
-    float *sums = (float *)dynamic_shared;
+    float *sums = (float *)block_memory;
     const int stride = BN + 4;
     float *own = sums + (wm + lane / 4) * stride + wn + 2 * (lane % 4);
 #pragma unroll

@@ -1,7 +1,7 @@
 // Instructions of compute capability 9.0a by name: products of a warpgroup (wgmma), mbarriers, register budgets.
 // PTX ISA, chapters "Asynchronous Warpgroup Level Matrix Instructions" and "mbarrier".
 #pragma once
-#include "attention_ptx.cuh"
+#include "ptx.cuh"
 
 // ---- mbarriers, given by their address in shared memory ----
 

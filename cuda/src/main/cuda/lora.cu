@@ -165,7 +165,6 @@ extern "C" __global__ void __launch_bounds__(256) add_parts(const __grid_constan
 }
 
 #define FEW 8
-#define WARP 32
 
 // Rows of x, u and y that take part: all, or those with slots[row] == slot.
 struct Rows {

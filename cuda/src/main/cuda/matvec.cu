@@ -9,12 +9,11 @@
 // x are the 8 columns of the second. The warps of a block share the columns of a tile's rows, so that enough reads are
 // under way; their sums are added in their order. A block takes every gridDim.x-th tile and reads ahead.
 #include "codebook.cuh"
-#include "mma.cuh"
+#include "ptx.cuh"
 #include "numbers.cuh"
 
 #define TILE_ROWS 16
 #define TOKENS 8
-#define WARP 32
 
 // The warps' parts of a tile, added in order; two of them, used alternately, so that one barrier a tile is enough.
 struct Sums {
@@ -107,9 +106,9 @@ extern "C" __global__ void __launch_bounds__(256, 3) matvec_bf16(const bf16 *x, 
                 uint4 b = there ? __ldg((const uint4 *)(x + (long)g * in + column)) : make_uint4(0, 0, 0, 0);
                 column += warps * DENSE_STRETCH;
                 unsigned int a[4] = {p.x, q.x, p.y, q.y};
-                mma_bf16(acc, a, b.x, b.y);
+                mma(acc, a, b.x, b.y);
                 unsigned int d[4] = {p.z, q.z, p.w, q.w};
-                mma_bf16(acc, d, b.z, b.w);
+                mma(acc, d, b.z, b.w);
             }
         }
         reduce(sums, parity, acc, [&](int r, int token, float sum) {

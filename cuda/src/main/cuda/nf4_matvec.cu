@@ -161,10 +161,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_bf16(const b
             for (int i = 0; i < 4; i++) {
                 unsigned int a[4] = {decode(table, copy, w0[i], 0, s0), decode(table, copy, w1[i], 0, s1),
                         decode(table, copy, w0[i], 1, s0), decode(table, copy, w1[i], 1, s1)};
-                mma_bf16(acc, a, b[i].x, b[i].y);
+                mma(acc, a, b[i].x, b[i].y);
                 unsigned int d[4] = {decode(table, copy, w0[i], 2, s0), decode(table, copy, w1[i], 2, s1),
                         decode(table, copy, w0[i], 3, s0), decode(table, copy, w1[i], 3, s1)};
-                mma_bf16(more, d, b[i].z, b[i].w);
+                mma(more, d, b[i].z, b[i].w);
             }
             if (to_read > 0) {
                 read(words[u], u);

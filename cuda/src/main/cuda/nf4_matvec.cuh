@@ -8,12 +8,11 @@
 #pragma once
 #include "codebook.cuh"
 #include "matrices.cuh"
-#include "mma.cuh"
+#include "ptx.cuh"
 #include "numbers.cuh"
 
 #define TILE_ROWS 16
 #define TOKENS 8
-#define WARP 32
 #define WARPS 16
 #define THREADS (WARPS * WARP)
 #define UNIT 256

@@ -1,13 +1,6 @@
-// Runs of eight elements in memory, converted from and to floats; two floats as a pair of bfloat16.
+// Runs of eight elements in memory, converted from and to floats.
 #pragma once
 #include "types.cuh"
-
-// Two floats rounded to bfloat16, the first in the lower half.
-__device__ __forceinline__ unsigned int pack_bf16(float lower, float upper) {
-    unsigned int pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
-    return pair;
-}
 
 __device__ __forceinline__ bool aligned(const void *p, int bytes) {
     return ((unsigned long long)p & (bytes - 1)) == 0;

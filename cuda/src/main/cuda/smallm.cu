@@ -8,9 +8,8 @@
 // end. gridDim.y blocks share the columns of a tile; their sums go to `partial` [gridDim.y, m, out] and are added in
 // order by nf4_smallm_sum.
 #include "decode.cuh"
-#include "mma.cuh"
+#include "ptx.cuh"
 
-#define WARP 32
 #define THREADS 512
 #define ROWS 128
 #define WARP_ROWS 32
@@ -72,14 +71,14 @@ template <int tiles> struct Copies {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             const unsigned char *from = there ? codes[i] + column / 2 : w.packed;
-            copy_async(stage + codes_to + i * w_step * CODE_ROW_BYTES, from, there);
+            copy16(shared_address(stage + codes_to + i * w_step * CODE_ROW_BYTES), from, there);
         }
         there = column + x_column < w.in;
 #pragma unroll
         for (int i = 0; i < tiles * 8 / x_step; i++) {
             bool here = there && x_row + i * x_step < m;
             const void *from = here ? (const void *)(x + column + (long)i * x_step * w.in) : w.packed;
-            copy_async(stage + x_to + i * x_step / 8 * WARP * 16, from, here);
+            copy16(shared_address(stage + x_to + i * x_step / 8 * WARP * 16), from, here);
         }
     }
 };
@@ -125,11 +124,11 @@ template <int tiles>
 __device__ void smallm(const bf16 *x, int m, const Weights &w, const Codebook *codebook, const bf16 *residual,
         const bf16 *bias, bf16 *y, float *partial) {
     const int stage_bytes = Copies<tiles>::stage_bytes;
-    extern __shared__ __align__(16) unsigned char dynamic_shared[];
+    extern __shared__ __align__(16) unsigned char block_memory[];
     __shared__ float map[256];
     __shared__ __align__(16) float scales[2][ROWS * SCALE_STRIDE];
-    float2 *table = (float2 *)dynamic_shared;
-    unsigned char *ring = dynamic_shared + PAIR_TABLE_BYTES;
+    float2 *table = (float2 *)block_memory;
+    unsigned char *ring = block_memory + PAIR_TABLE_BYTES;
     int lane = threadIdx.x % WARP, g = lane / 4, t = lane % 4;
     int warp_row = threadIdx.x / WARP % ROW_WARPS * WARP_ROWS, share = threadIdx.x / WARP / ROW_WARPS;
     int all = (w.in + SLAB - 1) / SLAB, a_block = (all + gridDim.y - 1) / gridDim.y;
@@ -138,7 +137,7 @@ __device__ void smallm(const bf16 *x, int m, const Weights &w, const Codebook *c
     int first_token = blockIdx.z * 8 * tiles, tokens = min(m - first_token, 8 * tiles);
     Copies<tiles> copies(w, x + (long)first_token * w.in);
     copies.begin(w, tokens, first * SLAB, ring);
-    copies_begun();
+    copy_commit();
     if (threadIdx.x < 256) {
         map[threadIdx.x] = w.c.absmax2 == nullptr ? 0 : w.c.map[threadIdx.x];
     }
@@ -151,14 +150,14 @@ __device__ void smallm(const bf16 *x, int m, const Weights &w, const Codebook *c
     unsigned int own = pair_copy();
     float acc[2][tiles][4] = {};
     for (int slab = 0; slab < slabs; slab++) {
-        copies_arrived<0>();
+        copy_wait<0>();
         float *constants = scales[slab % 2];
         next.store(w, (first + slab) * SLAB, shift, map, constants);
         // From here on all see this slab, and nobody reads the one before.
         __syncthreads();
         if (slab + 1 < slabs) {
             copies.begin(w, tokens, (first + slab + 1) * SLAB, ring + (slab + 1) % 2 * stage_bytes);
-            copies_begun();
+            copy_commit();
         }
         next.load(w, (first + slab + 1) * SLAB);
         const unsigned char *stage = ring + slab % 2 * stage_bytes;
@@ -191,8 +190,8 @@ __device__ void smallm(const bf16 *x, int m, const Weights &w, const Codebook *c
                 uint4 b = xs[(j * tiles + i) * WARP + (lane ^ 4 * j)];
 #pragma unroll
                 for (int r = 0; r < 2; r++) {
-                    mma_bf16(acc[r][i], a[r][0], b.x, b.y);
-                    mma_bf16(acc[r][i], a[r][1], b.z, b.w);
+                    mma(acc[r][i], a[r][0], b.x, b.y);
+                    mma(acc[r][i], a[r][1], b.z, b.w);
                 }
             }
         }
@@ -200,7 +199,7 @@ __device__ void smallm(const bf16 *x, int m, const Weights &w, const Codebook *c
     // The shares' sums, [share, token, row], where table and slabs were.
     const int of_share = 8 * tiles * SUM_STRIDE;
     __syncthreads();
-    float *sums = (float *)dynamic_shared;
+    float *sums = (float *)block_memory;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
 #pragma unroll

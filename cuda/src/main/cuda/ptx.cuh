@@ -1,10 +1,8 @@
-// The instructions that the attention kernels need by name: asynchronous copies to shared memory, ldmatrix and
-// mma.sync (compute capability 8.0), and conversions. PTX ISA, chapters "Data Movement" and "Warp Level Matrix".
+// Instructions by name: asynchronous copies to shared memory, ldmatrix and mma.sync (compute capability 8.0 and newer).
+// PTX ISA, chapters "Data Movement" and "Warp Level Matrix".
 #pragma once
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short bf16;
+#include "types.cuh"
 
 #define LOG2E 1.4426950408889634f
 #define INFINITY __int_as_float(0x7f800000)
@@ -57,19 +55,16 @@ __device__ __forceinline__ void load_matrices_transposed(u32 (&r)[4], u32 addres
                  : "memory");
 }
 
-// c[16, 8] += a[16, 16]·b[16, 8]. Lane l holds c of rows l / 4 and l / 4 + 8, columns 2(l % 4) and the next.
+// c[16, 8] += a[16, 16]·b[16, 8]. With g = lane / 4 and t = lane % 4 a lane holds, each register of a and b two values
+// that follow each other in k (which may be numbered in any order, the same in a and b):
+//
+//   a[0]  a[g][2t, 2t+1]      a[2]  a[g][2t+8, 2t+9]        b0  b[2t, 2t+1][g]       c[0], c[1]  c[g][2t, 2t+1]
+//   a[1]  a[g+8][2t, 2t+1]    a[3]  a[g+8][2t+8, 2t+9]      b1  b[2t+8, 2t+9][g]     c[2], c[3]  c[g+8][2t, 2t+1]
 __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Two floats to bfloat16, nearest even; `low` in the low half.
-__device__ __forceinline__ u32 pack(float low, float high) {
-    u32 r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-    return r;
 }
 
 __device__ __forceinline__ float low_half(u32 x) {
@@ -95,4 +90,13 @@ __device__ __forceinline__ void fence_device() {
 // Values that another block wrote in this launch: past the first-level cache.
 __device__ __forceinline__ float4 load_uncached(const float* p) {
     return __ldcg((const float4*) p);
+}
+
+// 16 bytes that are read once: they are kept out of the first-level cache.
+__device__ __forceinline__ uint4 load_once(const void* p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
 }
