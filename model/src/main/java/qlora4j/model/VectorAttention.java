@@ -21,8 +21,7 @@ final class VectorAttention {
     /** Keys of a tile. */
     static final int KEYS = 64;
 
-    private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, FACTOR = 6, HEADS = 7,
-            TILE_TOTAL = 8, SLOTS = 9;
+    private static final int QUERIES_T = 0, TILE = 1, SCORES = 2, SUMS = 3, MAX = 4, TOTAL = 5, HEADS = 6, SLOTS = 7;
 
     private final Team team;
     private final VectorScratch scratch;
@@ -99,12 +98,10 @@ final class VectorAttention {
         loadRows(q, row, kvHead, count, group, d, (float) a.scale(), heads, dims, lanes);
         transposes[worker].run(heads, 0, dims, lanes, d, queries, 0, lanes);
         float[] tile = scratch.get(worker, TILE, KEYS * dims);
-        float[] scores = scratch.get(worker, SCORES, KEYS * lanes);
+        float[] scores = scratch.get(worker, SCORES, (KEYS + 1) * lanes);
         float[] sums = scratch.get(worker, SUMS, outRows * dims);
         float[] max = scratch.get(worker, MAX, lanes);
         float[] total = scratch.get(worker, TOTAL, lanes);
-        float[] tileTotal = scratch.get(worker, TILE_TOTAL, lanes);
-        float[] factor = scratch.get(worker, FACTOR, lanes);
         Arrays.fill(sums, 0, outRows * dims, 0f);
         Arrays.fill(max, 0, lanes, -Float.MAX_VALUE);
         Arrays.fill(total, 0, lanes, 0f);
@@ -116,12 +113,11 @@ final class VectorAttention {
                     VectorScratch.roundUp(keys, VectorTile.ROWS), lanes, d, false);
             mask(a, scores, lanes, j, keys, position, count, group);
             for (int at = 0; at < lanes; at += Lanes.L) {
-                softmaxStep(scores, at, lanes, keys, max, tileTotal, factor);
+                softmaxStep(scores, at, lanes, keys, max, total);
             }
-            rescale(total, tileTotal, factor, lanes);
             loadKeys(v, keys0 + j, kvHead, keys, d, tile, dims);
             for (int r = 0; r < rows; r++) {
-                VectorTile.scale(sums, r * dims, dims, factor[r]);
+                VectorTile.scale(sums, r * dims, dims, scores[keys * lanes + r]);
             }
             VectorTile.multiply(scores, 1, lanes, tile, 0, dims, sums, 0, dims, outRows, dims, keys, true);
         }
@@ -171,32 +167,26 @@ final class VectorAttention {
         }
     }
 
-    /** Scores of one vector of rows to {@code exp(score - max)}, their sums, and the new maximum's distance, ≤ 0. */
-    private static void softmaxStep(float[] scores, int at, int lanes, int keys, float[] max, float[] sums,
-            float[] factor) {
-        FloatVector before = FloatVector.fromArray(Lanes.F, max, at);
-        FloatVector most = before;
+    /**
+     * Scores of one vector of rows to {@code exp(score - max)}, and their totals. The maximum so far is one more score, so
+     * that there is one place that takes exponentials, which the compiler inlines: the row behind the last key's becomes
+     * the factor of all that was summed before.
+     */
+    private static void softmaxStep(float[] scores, int at, int lanes, int keys, float[] max, float[] total) {
+        FloatVector most = FloatVector.fromArray(Lanes.F, max, at);
+        most.intoArray(scores, keys * lanes + at);
         for (int j = 0; j < keys; j++) {
             most = most.max(FloatVector.fromArray(Lanes.F, scores, j * lanes + at));
         }
         FloatVector sum = FloatVector.zero(Lanes.F);
-        for (int j = 0; j < keys; j++) {
+        FloatVector weight = FloatVector.fromArray(Lanes.F, total, at);
+        for (int j = keys; j >= 0; j--) {
             FloatVector p = VectorMath.exp(FloatVector.fromArray(Lanes.F, scores, j * lanes + at).sub(most));
             p.intoArray(scores, j * lanes + at);
-            sum = sum.add(p);
+            sum = p.fma(weight, sum);
+            weight = FloatVector.broadcast(Lanes.F, 1f);
         }
-        before.sub(most).intoArray(factor, at);
-        sum.intoArray(sums, at);
+        sum.intoArray(total, at);
         most.intoArray(max, at);
-    }
-
-    /** Factors and totals after {@link #softmaxStep}: a loop of its own, in which the compiler inlines exp. */
-    private static void rescale(float[] total, float[] sums, float[] factor, int lanes) {
-        for (int at = 0; at < lanes; at += Lanes.L) {
-            FloatVector f = VectorMath.exp(FloatVector.fromArray(Lanes.F, factor, at));
-            f.intoArray(factor, at);
-            FloatVector.fromArray(Lanes.F, total, at).fma(f, FloatVector.fromArray(Lanes.F, sums, at))
-                    .intoArray(total, at);
-        }
     }
 }

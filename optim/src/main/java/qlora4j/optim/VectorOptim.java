@@ -28,9 +28,11 @@ final class VectorOptim extends ScalarOptim {
             VectorShape.forBitSize(Lanes.BITS / 2));
 
     private final Team team;
+    private final double[][] partials;
 
     VectorOptim(Team team) {
         this.team = team;
+        this.partials = new double[team.size()][PARTIALS];
     }
 
     @Override
@@ -43,16 +45,32 @@ final class VectorOptim extends ScalarOptim {
         AdamConstants c = AdamConstants.of(hyper, scalars, DType.F32);
         boolean torch = hyper.formula() == AdamHyper.Formula.TORCH;
         long n = params.size();
-        team.run(tasks(n), (task, worker) -> {
-            long from = (long) task * TASK;
-            long to = Math.min(from + TASK, n);
-            long vectors = from + Lanes.F.loopBound(to - from);
+        eachChunk(n, (from, count, worker) -> {
+            int vectors = Lanes.F.loopBound(count);
             if (torch) {
-                torch(c, params.data(), grads.data(), expAvg.data(), expAvgSq.data(), 4 * from, 4 * vectors);
+                torch(c, params.data(), grads.data(), expAvg.data(), expAvgSq.data(), 4 * from, vectors);
             } else {
-                bitsandbytes(c, params.data(), grads.data(), expAvg.data(), expAvgSq.data(), 4 * from, 4 * vectors);
+                bitsandbytes(c, params.data(), grads.data(), expAvg.data(), expAvgSq.data(), 4 * from, vectors);
             }
-            adamW(hyper.formula(), c, vectors, to, params, grads, expAvg, expAvgSq);
+            adamW(hyper.formula(), c, from + vectors, from + count, params, grads, expAvg, expAvgSq);
+        });
+    }
+
+    /** Work on elements {@code from .. from + count} of a chunk. */
+    private interface ChunkTask {
+        void run(long from, int count, int worker);
+    }
+
+    /**
+     * A chunk a call, counted in int: the compiler sees such a method often, soon. A loop over a whole task with a long
+     * index it compiled again in every step, because the bounds check that it moves out of it failed at the end.
+     */
+    private void eachChunk(long n, ChunkTask body) {
+        team.run(tasks(n), (task, worker) -> {
+            long last = Math.min(n, (task + 1L) * TASK);
+            for (long from = (long) task * TASK; from < last; from += CHUNK) {
+                body.run(from, (int) Math.min(CHUNK, last - from), worker);
+            }
         });
     }
 
@@ -61,7 +79,7 @@ final class VectorOptim extends ScalarOptim {
     }
 
     private static void torch(AdamConstants c, MemorySegment params, MemorySegment grads, MemorySegment expAvg,
-            MemorySegment expAvgSq, long from, long to) {
+            MemorySegment expAvgSq, long at, int n) {
         float scale = (float) c.gradScale();
         float decay = (float) c.decay();
         float weight1 = (float) c.oneMinusBeta1();
@@ -70,7 +88,8 @@ final class VectorOptim extends ScalarOptim {
         float correction2 = (float) c.correction2();
         float epsilon = (float) c.epsilon();
         float stepSize = (float) c.stepSize();
-        for (long o = from; o < to; o += 4L * Lanes.L) {
+        for (int i = 0; i < n; i += Lanes.L) {
+            long o = at + 4L * i;
             FloatVector g = FloatVector.fromMemorySegment(Lanes.F, grads, o, LITTLE).mul(scale);
             FloatVector p = FloatVector.fromMemorySegment(Lanes.F, params, o, LITTLE).mul(decay);
             FloatVector m = FloatVector.fromMemorySegment(Lanes.F, expAvg, o, LITTLE);
@@ -86,7 +105,7 @@ final class VectorOptim extends ScalarOptim {
     }
 
     private static void bitsandbytes(AdamConstants c, MemorySegment params, MemorySegment grads, MemorySegment expAvg,
-            MemorySegment expAvgSq, long from, long to) {
+            MemorySegment expAvgSq, long at, int n) {
         float scale = (float) c.gradScale();
         float beta1 = (float) c.beta1();
         float weight1 = (float) c.oneMinusBeta1();
@@ -95,7 +114,8 @@ final class VectorOptim extends ScalarOptim {
         float epsilon = (float) c.epsilon();
         float stepSize = (float) c.stepSize();
         float decay = (float) c.decay();
-        for (long o = from; o < to; o += 4L * Lanes.L) {
+        for (int i = 0; i < n; i += Lanes.L) {
+            long o = at + 4L * i;
             FloatVector g = FloatVector.fromMemorySegment(Lanes.F, grads, o, LITTLE).mul(scale);
             FloatVector p = FloatVector.fromMemorySegment(Lanes.F, params, o, LITTLE);
             FloatVector m = FloatVector.fromMemorySegment(Lanes.F, expAvg, o, LITTLE);
@@ -116,15 +136,9 @@ final class VectorOptim extends ScalarOptim {
             return;
         }
         long n = x.size();
-        team.run(tasks(n), (task, worker) -> {
-            double[] partial = new double[PARTIALS];
-            long last = Math.min(n, (task + 1L) * TASK);
-            for (long from = (long) task * TASK; from < last; from += CHUNK) {
-                chunkSums.set(from / CHUNK, from + CHUNK <= n
-                        ? sumWholeChunk(x.data(), 4 * from, partial)
-                        : sumChunk(x, from / CHUNK, partial));
-            }
-        });
+        eachChunk(n, (from, count, worker) -> chunkSums.set(from / CHUNK, count == CHUNK
+                ? sumWholeChunk(x.data(), 4 * from, partials[worker])
+                : sumChunk(x, from / CHUNK, partials[worker])));
         addChunks(chunkSums, scalars);
     }
 
@@ -150,20 +164,23 @@ final class VectorOptim extends ScalarOptim {
         }
         long n = x.size();
         AtomicLong bad = new AtomicLong();
-        team.run(tasks(n), (task, worker) -> {
-            long from = (long) task * TASK;
-            long to = Math.min(from + TASK, n);
-            long vectors = from + Lanes.F.loopBound(to - from);
-            bad.addAndGet(nonFinite(x.data(), 4 * from, 4 * vectors) + nonFinite(x, vectors, to));
+        eachChunk(n, (from, size, worker) -> {
+            int vectors = Lanes.F.loopBound(size);
+            long found = vectors - finite(x.data(), 4 * from, vectors) + nonFinite(x, from + vectors, from + size);
+            if (found != 0) {
+                bad.addAndGet(found);
+            }
         });
         count.set(0, bad.get());
     }
 
-    private static long nonFinite(MemorySegment x, long from, long to) {
-        long finite = 0;
-        for (long o = from; o < to; o += 4L * Lanes.L) {
-            finite += FloatVector.fromMemorySegment(Lanes.F, x, o, LITTLE).test(VectorOperators.IS_FINITE).trueCount();
+    /** How many of n elements are finite. */
+    private static int finite(MemorySegment x, long at, int n) {
+        int finite = 0;
+        for (int i = 0; i < n; i += Lanes.L) {
+            finite += FloatVector.fromMemorySegment(Lanes.F, x, at + 4L * i, LITTLE).test(VectorOperators.IS_FINITE)
+                    .trueCount();
         }
-        return (to - from) / 4 - finite;
+        return finite;
     }
 }

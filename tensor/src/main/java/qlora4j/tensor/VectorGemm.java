@@ -125,11 +125,6 @@ public final class VectorGemm {
 
     /** A task's block of a result: {@code count} rows from {@code i0} on, counted in the packed rows, and columns. */
     private record Block(Result result, int i0, int count, int j0, int columns) {
-        /** Floats of a panel's sums. */
-        int stride() {
-            return roundUp(count, R) * NC;
-        }
-
         int panels() {
             return (columns + NC - 1) / NC;
         }
@@ -220,7 +215,7 @@ public final class VectorGemm {
             if (a.pieces().size() == 1 && r.b[a.pieces().getFirst().part()] != null && !r.transposed) {
                 onePiece(block, from, worker);
             } else {
-                write(sums(block, worker), from, block, scratch[worker]);
+                write(sums(block, worker), from, block, i0, block.count, scratch[worker]);
             }
         });
     }
@@ -239,17 +234,22 @@ public final class VectorGemm {
     /** Sums of a block by panels. */
     private float[] sums(Block block, int worker) {
         Scratch own = scratch[worker];
-        int stride = block.stride();
+        int stride = stride(block.count);
         float[] sums = own.sums(block.panels() * stride);
         Arrays.fill(sums, 0, block.panels() * stride, 0f);
         for (VectorPackedRows.Piece piece : a.pieces()) {
             PanelSource b = block.result.b[piece.part()];
             if (b != null) {
                 b.fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
-                tiles(piece, block, own, sums);
+                tiles(piece, block, block.i0, stride, own, sums);
             }
         }
         return sums;
+    }
+
+    /** Floats of a panel's sums. */
+    private static int stride(int count) {
+        return roundUp(count, R) * NC;
     }
 
     /** A short product's sums are written a few rows at a time, out of the first-level cache. */
@@ -259,28 +259,26 @@ public final class VectorGemm {
         block.result.b[piece.part()].fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
         float[] sums = own.sums(block.panels() * FEW_ROWS * NC);
         for (int i = 0; i < block.count; i += FEW_ROWS) {
-            Block few = new Block(block.result, block.i0 + i, Math.min(FEW_ROWS, block.count - i), block.j0,
-                    block.columns);
-            Arrays.fill(sums, 0, few.panels() * few.stride(), 0f);
-            tiles(piece, few, own, sums);
-            write(sums, from, few, own);
+            int count = Math.min(FEW_ROWS, block.count - i);
+            Arrays.fill(sums, 0, block.panels() * stride(count), 0f);
+            tiles(piece, block, block.i0 + i, stride(count), own, sums);
+            write(sums, from, block, block.i0 + i, count, own);
         }
     }
 
-    private void tiles(VectorPackedRows.Piece piece, Block block, Scratch own, float[] sums) {
-        int stride = block.stride();
+    /** Adds a piece's product for the block's rows from i0 on, {@code stride / NC} of them, to their sums. */
+    private void tiles(VectorPackedRows.Piece piece, Block block, int i0, int stride, Scratch own, float[] sums) {
         for (int v = 0; v < block.panels(); v++) {
-            VectorGemmTile.rows(a.packed(), piece.group(block.i0), piece.stride(), own.panels, v * PANEL, piece.pc(),
+            VectorGemmTile.rows(a.packed(), piece.group(i0), piece.stride(), own.panels, v * PANEL, piece.pc(),
                     sums, v * stride, stride / NC);
         }
     }
 
-    /** Writes a block's sums to C, where its rows begin at row {@code from}. */
-    private static void write(float[] sums, int from, Block block, Scratch own) {
-        int stride = block.stride();
-        int count = block.count;
+    /** Writes the sums of {@code count} of a block's rows, from i0 on, to C, where packed rows begin at {@code from}. */
+    private static void write(float[] sums, int from, Block block, int i0, int count, Scratch own) {
+        int stride = stride(count);
         int columns = block.columns;
-        int row = from + block.i0;
+        int row = from + i0;
         Tensor c = block.result.c;
         Tensor base = block.result.base;
         if (block.result.transposed) {
