@@ -7,10 +7,16 @@ import java.util.concurrent.locks.LockSupport;
  * A fixed team of threads that share the tasks of one loop. The caller works too, so a team of one starts no thread.
  * Which thread runs a task never changes what is computed: tasks write disjoint results, in an order of their own.
  *
- * <p>Waiting threads spin briefly, then park; a loop costs about a microsecond to start when the team is warm.
+ * <p>A loop costs about a microsecond to start when the team is warm. It ends when its tasks have ended: a thread that
+ * has not taken one, because another process has its processor, is not waited for. Who waits pauses briefly, then gives
+ * its processor away at every turn, to a thread of the team that may be queued for it, then parks.
  */
 public final class Team implements AutoCloseable {
-    private static final int SPINS = 2000;
+    /** Turns of waiting that only pause: some tens of microseconds, more than lies between two loops of a step. */
+    private static final int PAUSES = 500;
+    /** Turns after those that yield. */
+    private static final int YIELDS = 100;
+    private static final long PARK_NANOS = 50_000;
 
     /** One task of a loop. */
     public interface Task {
@@ -22,28 +28,62 @@ public final class Team implements AutoCloseable {
         void run(int index, int worker);
     }
 
-    private final Thread[] threads;
-    private final AtomicInteger next = new AtomicInteger();
-    private final AtomicInteger busy = new AtomicInteger();
-    private volatile int epoch;
+    private final Worker[] workers;
+    /** Tasks of the loop that nobody has taken. Whoever takes one by counting down may read the loop's other fields. */
+    private final AtomicInteger left = new AtomicInteger();
+    /** Tasks that have not ended. The loop's other fields change only when there are none. */
+    private final AtomicInteger pending = new AtomicInteger();
     private volatile boolean closed;
     private volatile Throwable failure;
+    /** The caller while it may be parked. */
+    private volatile Thread waiting;
     private Task task;
     private int tasks;
-    private Thread caller;
     private boolean running;
+
+    /** A thread of the team beside the caller. */
+    private final class Worker {
+        private final Thread thread;
+        private volatile boolean parked;
+
+        private Worker(int number) {
+            thread = Thread.ofPlatform().daemon().name("qlora4j-team-" + number).start(() -> work(number));
+        }
+
+        private void work(int number) {
+            int turn = 0;
+            while (!closed) {
+                if (left.get() != 0) {
+                    takeTasks(number);
+                    turn = 0;
+                } else if (!briefly(turn++)) {
+                    parked = true;
+                    // Whoever starts a loop, or closes, looks at the flag afterwards.
+                    if (left.get() == 0 && !closed) {
+                        LockSupport.park(Team.this);
+                    }
+                    parked = false;
+                }
+            }
+        }
+
+        private void wake() {
+            if (parked) {
+                LockSupport.unpark(thread);
+            }
+        }
+    }
 
     /** A team of {@code size} threads, the calling one included. */
     public Team(int size) {
-        threads = new Thread[size - 1];
-        for (int i = 0; i < threads.length; i++) {
-            int worker = i + 1;
-            threads[i] = Thread.ofPlatform().daemon().name("qlora4j-team-" + worker).start(() -> work(worker));
+        workers = new Worker[size - 1];
+        for (int i = 0; i < workers.length; i++) {
+            workers[i] = new Worker(i + 1);
         }
     }
 
     public int size() {
-        return threads.length + 1;
+        return workers.length + 1;
     }
 
     /** Runs tasks 0 to {@code count - 1} and returns when all have ended; a task's exception is thrown here. */
@@ -51,7 +91,7 @@ public final class Team implements AutoCloseable {
         if (running) {
             throw new IllegalStateException("a team's task must not start another loop on the same team");
         }
-        if (count <= 1 || threads.length == 0) {
+        if (count <= 1 || workers.length == 0) {
             for (int i = 0; i < count; i++) {
                 body.run(i, 0);
             }
@@ -60,20 +100,20 @@ public final class Team implements AutoCloseable {
         running = true;
         task = body;
         tasks = count;
-        caller = Thread.currentThread();
         failure = null;
-        next.set(0);
-        busy.set(threads.length);
-        epoch++;
-        for (Thread t : threads) {
-            LockSupport.unpark(t);
+        pending.set(count);
+        left.set(count);
+        for (int i = 0; i < Math.min(workers.length, count - 1); i++) {
+            workers[i].wake();
         }
         takeTasks(0);
-        for (int spin = 0; busy.get() != 0; spin++) {
-            if (spin < SPINS) {
-                Thread.onSpinWait();
-            } else {
-                LockSupport.parkNanos(this, 50_000);
+        for (int turn = 0; pending.get() != 0; turn++) {
+            if (!briefly(turn)) {
+                waiting = Thread.currentThread();
+                if (pending.get() != 0) {
+                    LockSupport.parkNanos(this, PARK_NANOS);
+                }
+                waiting = null;
             }
         }
         running = false;
@@ -87,33 +127,34 @@ public final class Team implements AutoCloseable {
         }
     }
 
-    private void takeTasks(int worker) {
-        try {
-            for (int i = next.getAndIncrement(); i < tasks; i = next.getAndIncrement()) {
-                task.run(i, worker);
-            }
-        } catch (RuntimeException | Error e) {
-            failure = e;
-            next.set(tasks);
+    /** Waits for a turn without parking; false, at once, after many turns. */
+    private static boolean briefly(int turn) {
+        if (turn < PAUSES) {
+            Thread.onSpinWait();
+        } else if (turn < PAUSES + YIELDS) {
+            Thread.yield();
+        } else {
+            return false;
         }
+        return true;
     }
 
-    private void work(int worker) {
-        int seen = 0;
-        while (true) {
-            for (int spin = 0; epoch == seen; spin++) {
-                if (closed) {
-                    return;
-                }
-                if (spin < SPINS) {
-                    Thread.onSpinWait();
-                } else {
-                    LockSupport.park(this);
+    private void takeTasks(int worker) {
+        int ended = 0;
+        for (int n = left.get(); n != 0; n = left.get()) {
+            if (left.compareAndSet(n, n - 1)) {
+                ended++;
+                try {
+                    task.run(tasks - n, worker);
+                } catch (RuntimeException | Error e) {
+                    failure = e;
+                    ended += left.getAndSet(0);
                 }
             }
-            seen = epoch;
-            takeTasks(worker);
-            if (busy.decrementAndGet() == 0) {
+        }
+        if (ended != 0 && pending.addAndGet(-ended) == 0) {
+            Thread caller = waiting;
+            if (caller != null) {
                 LockSupport.unpark(caller);
             }
         }
@@ -122,8 +163,8 @@ public final class Team implements AutoCloseable {
     @Override
     public void close() {
         closed = true;
-        for (Thread t : threads) {
-            LockSupport.unpark(t);
+        for (Worker w : workers) {
+            w.wake();
         }
     }
 }
