@@ -40,16 +40,17 @@ final class VectorDots {
     }
 
     /**
-     * {@code sums[to + r·step] = Σ w[r][p]·x[from + p]} for {@link #ROWS} rows of float32.
+     * {@code Σ w[r][p]·x[from + p]} for {@link #ROWS} rows of float32, over the whole steps of n: a sum for each lane, in
+     * {@code lanes[(to + r·step)·L …]}. {@link #add} does the rest; in one method with this loop the compiler would stop
+     * inlining before it, and make vectors on the heap.
      *
      * @param offset of the first row's first byte
      * @param distance from a row to the next, in bytes
      */
-    static void f32(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] sums, int to,
+    static void f32(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] lanes, int to,
             int step) {
         FloatVector a0 = FloatVector.zero(Lanes.F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-        int p = 0;
-        for (; p <= n - STEP; p += STEP) {
+        for (int p = 0; p <= n - STEP; p += STEP) {
             long at = offset + 4L * p;
             FloatVector v = FloatVector.fromArray(Lanes.F, x, from + p);
             a0 = floats(w, at).fma(v, a0);
@@ -63,18 +64,17 @@ final class VectorDots {
             b2 = floats(w, at + 2 * distance).fma(v, b2);
             b3 = floats(w, at + 3 * distance).fma(v, b3);
         }
-        sums[to] = tail(w, offset, x, from, p, n, Lanes.sum(a0.add(b0)));
-        sums[to + step] = tail(w, offset + distance, x, from, p, n, Lanes.sum(a1.add(b1)));
-        sums[to + 2 * step] = tail(w, offset + 2 * distance, x, from, p, n, Lanes.sum(a2.add(b2)));
-        sums[to + 3 * step] = tail(w, offset + 3 * distance, x, from, p, n, Lanes.sum(a3.add(b3)));
+        a0.add(b0).intoArray(lanes, to * L);
+        a1.add(b1).intoArray(lanes, (to + step) * L);
+        a2.add(b2).intoArray(lanes, (to + 2 * step) * L);
+        a3.add(b3).intoArray(lanes, (to + 3 * step) * L);
     }
 
     /** The same for rows of bfloat16, with x as {@link #order} leaves it. */
-    static void bf16(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] sums, int to,
+    static void bf16(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] lanes, int to,
             int step) {
         FloatVector a0 = FloatVector.zero(Lanes.F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-        int p = 0;
-        for (; p <= n - STEP; p += STEP) {
+        for (int p = 0; p <= n - STEP; p += STEP) {
             long at = offset + 2L * p;
             FloatVector even = FloatVector.fromArray(Lanes.F, x, from + p);
             FloatVector odd = FloatVector.fromArray(Lanes.F, x, from + p + L);
@@ -91,10 +91,25 @@ final class VectorDots {
             a3 = even(word).fma(even, a3);
             b3 = odd(word).fma(odd, b3);
         }
-        sums[to] = tailBf16(w, offset, x, from, p, n, Lanes.sum(a0.add(b0)));
-        sums[to + step] = tailBf16(w, offset + distance, x, from, p, n, Lanes.sum(a1.add(b1)));
-        sums[to + 2 * step] = tailBf16(w, offset + 2 * distance, x, from, p, n, Lanes.sum(a2.add(b2)));
-        sums[to + 3 * step] = tailBf16(w, offset + 3 * distance, x, from, p, n, Lanes.sum(a3.add(b3)));
+        a0.add(b0).intoArray(lanes, to * L);
+        a1.add(b1).intoArray(lanes, (to + step) * L);
+        a2.add(b2).intoArray(lanes, (to + 2 * step) * L);
+        a3.add(b3).intoArray(lanes, (to + 3 * step) * L);
+    }
+
+    /** {@code sums[at + j]} of rows {@code first + j} of W, from their lanes and what lies behind the whole steps. */
+    static void add(Tensor w, int first, int count, float[] x, int from, float[] lanes, float[] sums, int at) {
+        for (int j = at; j < at + count; j++) {
+            sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
+        }
+        int n = w.cols();
+        int whole = n / STEP * STEP;
+        for (int j = 0; j < count && whole < n; j++) {
+            long row = (long) (first + j) * n;
+            sums[at + j] = w.dtype() == DType.BF16
+                    ? tailBf16(w.data(), 2 * row, x, from, whole, n, sums[at + j])
+                    : tail(w.data(), 4 * row, x, from, whole, n, sums[at + j]);
+        }
     }
 
     private static float tail(MemorySegment w, long offset, float[] x, int from, int p, int n, float sum) {

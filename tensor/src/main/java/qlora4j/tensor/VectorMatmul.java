@@ -17,6 +17,8 @@ public final class VectorMatmul implements MatmulKernels {
     private final VectorGemm gemm;
     private final VectorNarrow narrow;
     private final float[][] rowScratch;
+    /** The sums of a thread's task while they are still one for each lane. */
+    private final float[][] laneScratch;
     private float[] few = new float[0];
     private final VectorDensePanels panels;
 
@@ -25,6 +27,7 @@ public final class VectorMatmul implements MatmulKernels {
         this.gemm = new VectorGemm(team);
         this.narrow = new VectorNarrow(team);
         this.rowScratch = new float[team.size()][0];
+        this.laneScratch = new float[team.size()][FEW_ROWS * SUMS * Lanes.L];
         this.panels = new VectorDensePanels(team);
     }
 
@@ -93,13 +96,13 @@ public final class VectorMatmul implements MatmulKernels {
         }
         int xFrom = from;
         int perTask = Math.clamp(roundUp(n / LEAST_TASKS, VectorDots.ROWS), VectorDots.ROWS, ROWS_PER_TASK);
-        float[][] rows = scratch(FEW_ROWS * SUMS + (direct ? 0 : k));
+        float[][] rows = scratch(FEW_ROWS * SUMS + k);
         team.run((n + perTask - 1) / perTask, (task, worker) -> {
             float[] sums = rows[worker];
             int first = task * perTask;
             int count = Math.min(perTask, n - first);
             if (direct) {
-                direct(w, first, count, xs, xFrom, m, sums);
+                direct(w, first, count, xs, xFrom, m, sums, laneScratch[worker]);
             } else {
                 decoded(w, first, count, xs, m, sums);
             }
@@ -119,27 +122,31 @@ public final class VectorMatmul implements MatmulKernels {
      * Rows of W from {@code first} on, where they lie, one of each quarter of them at a time: each quarter is read on and
      * on, which the processor fetches ahead. The last ones, if fewer, with some before them.
      */
-    private static void direct(Tensor w, int first, int count, float[] xs, int from, int m, float[] sums) {
+    private static void direct(Tensor w, int first, int count, float[] xs, int from, int m, float[] sums,
+            float[] lanes) {
         int quarter = count / VectorDots.ROWS;
         for (int r = 0; r < quarter; r++) {
-            direct(w, first, r, quarter, xs, from, m, sums);
+            direct(w, first, r, quarter, xs, from, m, lanes);
         }
         if (count % VectorDots.ROWS != 0) {
-            direct(w, first, count - VectorDots.ROWS, 1, xs, from, m, sums);
+            direct(w, first, count - VectorDots.ROWS, 1, xs, from, m, lanes);
+        }
+        for (int i = 0; i < m; i++) {
+            VectorDots.add(w, first, count, xs, from + i * w.cols(), lanes, sums, i * SUMS + VectorDots.ROWS);
         }
     }
 
     /** {@link VectorDots#ROWS} rows of W from {@code first + r} on, {@code apart} rows from one to the next. */
-    private static void direct(Tensor w, int first, int r, int apart, float[] xs, int from, int m, float[] sums) {
+    private static void direct(Tensor w, int first, int r, int apart, float[] xs, int from, int m, float[] lanes) {
         int k = w.cols();
         long row = (long) w.dtype().bytes() * k;
         MemorySegment data = w.data();
         for (int i = 0; i < m; i++) {
             int to = i * SUMS + VectorDots.ROWS + r;
             if (w.dtype() == DType.BF16) {
-                VectorDots.bf16(data, (first + r) * row, apart * row, xs, from + i * k, k, sums, to, apart);
+                VectorDots.bf16(data, (first + r) * row, apart * row, xs, from + i * k, k, lanes, to, apart);
             } else {
-                VectorDots.f32(data, (first + r) * row, apart * row, xs, from + i * k, k, sums, to, apart);
+                VectorDots.f32(data, (first + r) * row, apart * row, xs, from + i * k, k, lanes, to, apart);
             }
         }
     }
