@@ -28,13 +28,13 @@ final class Scales {
     }
 
     /**
-     * The constants of {@code n} blocks from {@code first} on, to {@code out[0 ...]}.
+     * The constants of {@code n} blocks from {@code first} on, to {@code out[at ...]}.
      *
      * @param codes scratch of at least n bytes
      */
-    void get(long first, int n, float[] out, byte[] codes) {
+    void get(long first, int n, float[] out, int at, byte[] codes) {
         if (!nested) {
-            MemorySegment.copy(absmax, Elements.FLOAT, 4 * first, out, 0, n);
+            MemorySegment.copy(absmax, Elements.FLOAT, 4 * first, out, at, n);
             return;
         }
         MemorySegment.copy(absmax, Elements.BYTE, first, codes, 0, n);
@@ -46,7 +46,7 @@ final class Scales {
             float second = absmax2.get(Elements.FLOAT, 4 * group);
             int end = (int) Math.min(n, (group + 1) * QuantConfig.NESTED_BLOCKSIZE - first);
             for (; done < end; done++) {
-                out[done] = values[codes[done] & 0xff] * second + add;
+                out[at + done] = values[codes[done] & 0xff] * second + add;
             }
         }
     }

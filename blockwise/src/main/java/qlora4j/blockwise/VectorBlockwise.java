@@ -1,7 +1,6 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
-import java.util.Arrays;
 import java.util.List;
 import qlora4j.nf4.Absmax;
 import qlora4j.tensor.Stream;
@@ -189,12 +188,12 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void matmul(Stream stream, Tensor x, QuantizedTensor[] w, Tensor[] y) {
-        if (x.rows() > VectorFewRows.MAX || !Arrays.stream(w).allMatch(each -> VectorFewRows.byWords(x, each))) {
-            BlockwiseKernels.super.matmul(stream, x, w, y);
-            return;
-        }
         VectorFewRows.Product[] products = new VectorFewRows.Product[w.length];
         for (int i = 0; i < w.length; i++) {
+            if (x.rows() > VectorFewRows.MAX || !VectorFewRows.byWords(x, w[i])) {
+                BlockwiseKernels.super.matmul(stream, x, w, y);
+                return;
+            }
             products[i] = product(w[i], y[i]);
         }
         fewRows.matmul(x, products);

@@ -15,13 +15,15 @@ import qlora4j.tensor.Tensor;
 /**
  * As {@link VectorFewRows}: a lane holds a word of four codes of a row, read where it lies, and x is put in order once,
  * so that a vector holds what byte q of each word is multiplied with. A word's codes are summed before the block's
- * constant is applied. Four rows of W, one of each quarter of a task's, share a pass over x.
+ * constant is applied. Four rows of W, one of each quarter of the matrix, share a pass over x.
  */
 final class VectorExactInt8 implements ExactInt8Kernels {
     private static final int L = Lanes.L;
     private static final int WORD = 4;
     private static final int SHARED = 4;
-    private static final int ROWS_PER_TASK = 64;
+    /** Rows of each quarter that a task has. */
+    private static final int EACH = 16;
+    private static final int ROWS_PER_TASK = SHARED * EACH;
     /** A lane's word lies in this block of those that a vector touches. */
     private static final int BLOCK_SHIFT = Integer.numberOfTrailingZeros(ExactInt8.BLOCK / WORD);
 
@@ -67,17 +69,51 @@ final class VectorExactInt8 implements ExactInt8Kernels {
                 s.scales = new float[ROWS_PER_TASK * perRow + L];
             }
         }
-        team.run((out + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (task, worker) -> {
-            int first = task * ROWS_PER_TASK;
-            int count = Math.min(ROWS_PER_TASK, out - first);
+        int quarter = out / SHARED;
+        int tasks = Math.ceilDiv(quarter, EACH);
+        team.run(tasks + (out % SHARED == 0 ? 0 : 1), (task, worker) -> {
             Scratch own = scratch[worker];
-            Floats.load(w.scales(), (long) first * perRow, count * perRow, own.scales, 0);
+            if (task == tasks) {
+                // The last rows, fewer than four: each as often as it takes.
+                int first = quarter * SHARED;
+                int count = out - first;
+                scales(w, first, count, 0, own);
+                for (int m = 0; m < rows; m++) {
+                    for (int r = 0; r < count; r++) {
+                        dots(w.codes().data(), (long) (first + r) * in, 0, words, own.scales, r * perRow, 0, xs,
+                                m * each, own.lanes, r * L, 0);
+                    }
+                    store(own, 0, count, y, (long) m * out + first);
+                }
+                return;
+            }
+            int first = task * EACH;
+            int count = Math.min(EACH, quarter - first);
+            for (int q = 0; q < SHARED; q++) {
+                scales(w, q * quarter + first, count, q * EACH, own);
+            }
             for (int m = 0; m < rows; m++) {
-                product(w.codes().data(), first, count, words, own.scales, perRow, xs, m * each, own.lanes);
-                addLanes(own.lanes, count, own.sums);
-                Floats.store(own.sums, 0, count, y, (long) m * out + first);
+                for (int r = 0; r < count; r++) {
+                    dots(w.codes().data(), (long) (first + r) * in, (long) quarter * in, words, own.scales,
+                            r * perRow, EACH * perRow, xs, m * each, own.lanes, r * L, EACH * L);
+                }
+                for (int q = 0; q < SHARED; q++) {
+                    store(own, q * EACH, count, y, (long) m * out + (long) q * quarter + first);
+                }
             }
         });
+    }
+
+    /** The constants of rows from {@code first} on become those of a task's rows from {@code to} on. */
+    private static void scales(ExactInt8 w, int first, int count, int to, Scratch own) {
+        int perRow = w.cols() / ExactInt8.BLOCK;
+        Floats.load(w.scales(), (long) first * perRow, count * perRow, own.scales, to * perRow);
+    }
+
+    /** The sums of a task's rows from {@code from} on go to y. */
+    private static void store(Scratch own, int from, int count, Tensor y, long at) {
+        addLanes(own.lanes, from, count, own.sums);
+        Floats.store(own.sums, from, count, y, at);
     }
 
     /**
@@ -97,33 +133,19 @@ final class VectorExactInt8 implements ExactInt8Kernels {
         }
     }
 
-    /** A task's rows, one of each quarter at a time; the last ones, if fewer, each as often as it takes. */
-    private static void product(MemorySegment codes, int first, int count, int words, float[] scales, int perRow,
-            float[] xs, int x, float[] lanes) {
-        int quarter = count / SHARED;
-        for (int r = 0; r < quarter; r++) {
-            dots(codes, (long) first * words * WORD, words, r, quarter, scales, perRow, xs, x, lanes);
-        }
-        for (int r = quarter * SHARED; r < count; r++) {
-            dots(codes, (long) first * words * WORD, words, r, 0, scales, perRow, xs, x, lanes);
-        }
-    }
-
     /**
-     * Four rows, {@code apart} rows from one to the next, times a row of x.
+     * Four rows, the first at byte {@code from}, {@code distance} bytes from one to the next, times a row of x.
      *
-     * @param from the byte where the task's rows begin
-     * @param r the first of the four
+     * @param scale where the first row's constants are; those of the next {@code scaleRow} further
+     * @param to where the sums of the first row's lanes go; those of the next {@code step} further
      */
-    private static void dots(MemorySegment codes, long from, int words, int r, int apart, float[] scales, int perRow,
-            float[] xs, int x, float[] lanes) {
-        long distance = (long) apart * words * WORD;
-        int scaleRow = apart * perRow;
+    private static void dots(MemorySegment codes, long from, long distance, int words, float[] scales, int scale,
+            int scaleRow, float[] xs, int x, float[] lanes, int to, int step) {
         IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, BLOCK_SHIFT);
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
         for (int i = 0, p = x; i < words; i += L) {
             int t = Math.min(i, words - L);
-            long at = from + ((long) r * words + t) * WORD;
+            long at = from + (long) t * WORD;
             IntVector w0 = words(codes, at);
             IntVector w1 = words(codes, at + distance);
             IntVector w2 = words(codes, at + 2 * distance);
@@ -140,16 +162,16 @@ final class VectorExactInt8 implements ExactInt8Kernels {
                 w2 = next(w2);
                 w3 = next(w3);
             }
-            int block = r * perRow + (t >>> BLOCK_SHIFT);
+            int block = scale + (t >>> BLOCK_SHIFT);
             s0 = d0.fma(scale(spread, scales, block), s0);
             s1 = d1.fma(scale(spread, scales, block + scaleRow), s1);
             s2 = d2.fma(scale(spread, scales, block + 2 * scaleRow), s2);
             s3 = d3.fma(scale(spread, scales, block + 3 * scaleRow), s3);
         }
-        s0.intoArray(lanes, r * L);
-        s1.intoArray(lanes, (r + apart) * L);
-        s2.intoArray(lanes, (r + 2 * apart) * L);
-        s3.intoArray(lanes, (r + 3 * apart) * L);
+        s0.intoArray(lanes, to);
+        s1.intoArray(lanes, to + step);
+        s2.intoArray(lanes, to + 2 * step);
+        s3.intoArray(lanes, to + 3 * step);
     }
 
     private static IntVector words(MemorySegment codes, long at) {
@@ -173,8 +195,9 @@ final class VectorExactInt8 implements ExactInt8Kernels {
                 .reinterpretAsFloats();
     }
 
-    private static void addLanes(float[] lanes, int n, float[] sums) {
-        for (int j = 0; j < n; j++) {
+    /** {@code sums[from + j] = Σ lanes[(from + j)·L ...]} for {@code n} sums. */
+    private static void addLanes(float[] lanes, int from, int n, float[] sums) {
+        for (int j = from; j < from + n; j++) {
             sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
         }
     }

@@ -27,7 +27,10 @@ final class VectorFewRows {
     static final int MAX = L == 4 ? 2 : 4;
 
     private static final int WORD = 8;
-    /** Rows of W that share a pass over x: one of each quarter of a task's rows, so that each quarter is read on and on. */
+    /**
+     * Rows of W that share a pass over x: one of each quarter of the matrix, so that each quarter is read on and on, also
+     * from one task of a thread to the next. The longer these streams, the more of them the processor fetches ahead.
+     */
     private static final int SHARED = 4;
     private static final int MOST_ROWS_PER_TASK = 64;
     /** A matrix of few rows is still cut into this many tasks, so that no thread waits long for another. */
@@ -41,9 +44,8 @@ final class VectorFewRows {
     private final Scratch[] scratch;
     private float[] ordered = new float[0];
 
-    /** A task's sums of one row of x, with room before them for rows that another task writes. */
-    private static final int BEFORE = 2 * SHARED;
-    private static final int SUMS = BEFORE + MOST_ROWS_PER_TASK;
+    /** A task's sums of one row of x. */
+    private static final int SUMS = MOST_ROWS_PER_TASK;
 
     /** One thread's constants and sums of a task's rows of W. */
     private static final class Scratch {
@@ -59,18 +61,28 @@ final class VectorFewRows {
     }
 
     /**
-     * What the tasks of a product need: those from {@code firstTask} on, {@code perTask} units each.
+     * What the tasks of a product need: those from {@code firstTask} on. Each has {@code each} units of each quarter of
+     * the matrix; the last units, fewer than four, are a task of their own.
      *
      * @param unit the rows of W that are read as one: two where a row ends in half a vector of words
      */
     private record Part(QuantizedTensor w, VectorCodec codec, Tensor y, Scales scales, int unit, int firstTask,
-            int perTask) {
+            int each) {
         private int units() {
             return w.outFeatures() / unit;
         }
 
+        private int quarter() {
+            return units() / SHARED;
+        }
+
         private int tasks() {
-            return Math.ceilDiv(units(), perTask);
+            return Math.ceilDiv(quarter(), each) + (units() % SHARED == 0 ? 0 : 1);
+        }
+
+        /** Constants of a unit. */
+        private int blocks() {
+            return w.inFeatures() / w.config().blocksize() * unit;
         }
     }
 
@@ -113,7 +125,10 @@ final class VectorFewRows {
         int in = x.cols();
         int words = in / WORD;
         // Matrices whose rows are read alone and those of units of two may come together.
-        boolean pairs = Arrays.stream(products).anyMatch(p -> unit(in, p.w.outFeatures()) == 2);
+        boolean pairs = false;
+        for (Product p : products) {
+            pairs |= unit(in, p.w.outFeatures()) == 2;
+        }
         int each = (words + L - 1) / L * L * WORD;
         int whole = each + (pairs ? 2 * words * WORD : 0);
         float[] xs = ordered(x.rows() * whole);
@@ -132,8 +147,8 @@ final class VectorFewRows {
             while (i + 1 < parts.length && task >= parts[i + 1].firstTask) {
                 i++;
             }
-            task(parts[i], (task - parts[i].firstTask) * parts[i].perTask, xs, parts[i].unit == 2 ? each : 0, whole,
-                    x.rows(), scratch[worker]);
+            task(parts[i], task - parts[i].firstTask, xs, parts[i].unit == 2 ? each : 0, whole, x.rows(),
+                    scratch[worker]);
         });
     }
 
@@ -148,14 +163,11 @@ final class VectorFewRows {
         for (int i = 0, task = 0; i < parts.length; task += parts[i++].tasks()) {
             QuantizedTensor w = products[i].w;
             int unit = unit(w.inFeatures(), w.outFeatures());
-            int units = w.outFeatures() / unit;
-            int tasks = Math.ceilDiv(w.outFeatures(), perTask(all));
-            // Within what a task has room for: a unit of two has half as many.
-            int perTask = Math.min(Math.ceilDiv(Math.ceilDiv(units, tasks), SHARED) * SHARED,
-                    MOST_ROWS_PER_TASK / unit);
-            parts[i] = new Part(w, products[i].codec, products[i].y, new Scales(w), unit, task, perTask);
-            needed = Math.max(needed,
-                    (perTask + SHARED) * unit * (w.inFeatures() / w.config().blocksize()) + L);
+            // As many rows as a task has room for: of units of two rows half as many.
+            int units = Math.min(perTask(all), MOST_ROWS_PER_TASK) / unit;
+            parts[i] = new Part(w, products[i].codec, products[i].y, new Scales(w), unit, task,
+                    Math.max(1, units / SHARED));
+            needed = Math.max(needed, parts[i].each * SHARED * parts[i].blocks() + L);
         }
         for (Scratch s : scratch) {
             if (s.scales.length < needed) {
@@ -166,25 +178,43 @@ final class VectorFewRows {
         return parts;
     }
 
-    /** Units of W from {@code first} on, times x as it is ordered from {@code x} on. */
-    private static void task(Part part, int first, float[] xs, int x, int each, int rows, Scratch own) {
-        QuantizedTensor w = part.w;
+    /** A task's units of W, times x as it is ordered from {@code x} on. */
+    private static void task(Part part, int task, float[] xs, int x, int whole, int rows, Scratch own) {
+        int first = task * part.each;
+        if (first >= part.quarter()) {
+            // The last units with some before them, whose results are those of other tasks.
+            int over = SHARED - part.units() % SHARED;
+            scales(part, part.units() - SHARED, SHARED, 0, own);
+            dots(part, part.units() - SHARED, 1, 0, 1, xs, x, whole, rows, own);
+            store(part, part.units() - SHARED + over, SHARED - over, over, rows, own);
+            return;
+        }
+        int count = Math.min(part.each, part.quarter() - first);
+        for (int q = 0; q < SHARED; q++) {
+            scales(part, q * part.quarter() + first, count, q * count, own);
+        }
+        for (int r = 0; r < count; r++) {
+            dots(part, first + r, part.quarter(), r, count, xs, x, whole, rows, own);
+        }
+        for (int q = 0; q < SHARED; q++) {
+            store(part, q * part.quarter() + first, count, q * count, rows, own);
+        }
+    }
+
+    /** The constants of units from {@code first} on become those of a task's units from {@code to} on. */
+    private static void scales(Part part, int first, int count, int to, Scratch own) {
+        int blocks = part.blocks();
+        part.scales.get((long) first * blocks, count * blocks, own.scales, to * blocks, own.codes);
+    }
+
+    /** Adds the lanes of a task's units from {@code from} on; the sums are those of units from {@code first} on. */
+    private static void store(Part part, int first, int count, int from, int rows, Scratch own) {
         int unit = part.unit;
-        int count = Math.min(part.perTask, part.units() - first);
-        int before = Math.max(0, SHARED - count);
-        int blocks = w.inFeatures() / w.config().blocksize() * unit;
-        part.scales.get((long) (first - before) * blocks, (count + before) * blocks, own.scales, own.codes);
-        int quarter = count / SHARED;
-        for (int r = 0; r < quarter; r++) {
-            byWords(part, first, r, quarter, before, xs, x, each, rows, own);
-        }
-        if (count % SHARED != 0) {
-            byWords(part, first, count - SHARED, 1, before, xs, x, each, rows, own);
-        }
         for (int i = 0; i < rows; i++) {
-            int at = i * SUMS + BEFORE;
+            int at = i * SUMS + from * unit;
             addLanes(own.lanes, at, count * unit, own.sums);
-            Floats.store(own.sums, at, count * unit, part.y, (long) i * w.outFeatures() + (long) first * unit);
+            Floats.store(own.sums, at, count * unit, part.y,
+                    (long) i * part.w.outFeatures() + (long) first * unit);
         }
     }
 
@@ -246,37 +276,32 @@ final class VectorFewRows {
     }
 
     /**
-     * Multiplies {@link #SHARED} units of W, {@code apart} units from one to the next and from {@code first + r} on, with
-     * all rows of x. A task's last units, if fewer, are computed with some before them, which its own or another call has
-     * computed too.
-     *
-     * @param before units before {@code first} whose constants precede the task's own
+     * Multiplies {@link #SHARED} units of W, {@code apart} units from one to the next and from {@code first} on, with all
+     * rows of x. They are the task's units {@code r}, {@code r + step} ...
      */
-    private static void byWords(Part part, int first, int r, int apart, int before, float[] xs, int x, int each,
-            int rows, Scratch own) {
+    private static void dots(Part part, int first, int apart, int r, int step, float[] xs, int x, int whole, int rows,
+            Scratch own) {
         QuantizedTensor w = part.w;
-        int unit = part.unit;
-        int words = w.inFeatures() / WORD * unit;
+        int words = w.inFeatures() / WORD * part.unit;
         int blockShift = Integer.numberOfTrailingZeros(w.config().blocksize() / WORD);
         int blocks = words >>> blockShift;
         for (int i = 0; i < rows; i++) {
-            dots(part.codec, w.packed().data(), (long) (first + r) * words * Integer.BYTES, apart, words, unit,
-                    own.scales, (before + r) * blocks, apart * blocks, blockShift, xs, x + i * each, own.lanes,
-                    (i * SUMS + BEFORE + r * unit) * L);
+            dots(part.codec, w.packed().data(), (long) first * words * Integer.BYTES,
+                    (long) apart * words * Integer.BYTES, words, part.unit, own.scales, r * blocks, step * blocks,
+                    blockShift, xs, x + i * whole, own.lanes, (i * SUMS + r * part.unit) * L, step * part.unit * L);
         }
     }
 
     /**
-     * {@link #SHARED} units of words times one row of x. In the middle of a unit of two rows a vector has words of both:
+     * {@link #SHARED} units of words, {@code distance} bytes from one to the next, times one row of x. In the middle of a unit of two rows a vector has words of both:
      * what its halves add up to goes to one row each. The loops are small, for the compiler to inline all of them; so
      * the lanes are added elsewhere, and the nibbles of a word are a loop, which unrolled by hand measured 1.2 to 1.6
      * times as slow.
      */
-    private static void dots(VectorCodec codec, MemorySegment packed, long from, int apart, int words, int unit,
-            float[] scales, int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to) {
+    private static void dots(VectorCodec codec, MemorySegment packed, long from, long distance, int words, int unit,
+            float[] scales, int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to,
+            int step) {
         int middle = unit == 2 ? words / 2 - L / 2 : words;
-        int step = apart * unit * L;
-        long distance = (long) apart * words * Integer.BYTES;
         IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, blockShift);
         IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;

@@ -10,8 +10,8 @@ public final class VectorMatmul implements MatmulKernels {
     private static final int ROWS_PER_TASK = 64;
     /** A matrix of few rows is still cut into this many tasks, so that no thread waits long for another. */
     private static final int LEAST_TASKS = 16;
-    /** A task's sums of one row of x, with room before them for rows that another task writes. */
-    private static final int SUMS = VectorDots.ROWS + ROWS_PER_TASK;
+    /** A task's sums of one row of x. */
+    private static final int SUMS = ROWS_PER_TASK;
 
     private final Team team;
     private final VectorGemm gemm;
@@ -95,59 +95,83 @@ public final class VectorMatmul implements MatmulKernels {
             }
         }
         int xFrom = from;
-        int perTask = Math.clamp(roundUp(n / LEAST_TASKS, VectorDots.ROWS), VectorDots.ROWS, ROWS_PER_TASK);
         float[][] rows = scratch(FEW_ROWS * SUMS + k);
-        team.run((n + perTask - 1) / perTask, (task, worker) -> {
-            float[] sums = rows[worker];
-            int first = task * perTask;
-            int count = Math.min(perTask, n - first);
-            if (direct) {
-                direct(w, first, count, xs, xFrom, m, sums, laneScratch[worker]);
-            } else {
-                decoded(w, first, count, xs, m, sums);
+        if (!direct) {
+            int perTask = perTask(n);
+            team.run(Math.ceilDiv(n, perTask), (task, worker) -> {
+                int first = task * perTask;
+                int count = Math.min(perTask, n - first);
+                decoded(w, first, count, xs, m, rows[worker]);
+                store(rows[worker], 0, count, alpha, y, first, accumulate);
+            });
+            return;
+        }
+        int each = perTask(n) / VectorDots.ROWS;
+        int quarter = n / VectorDots.ROWS;
+        int tasks = Math.ceilDiv(quarter, each);
+        team.run(tasks + (n % VectorDots.ROWS == 0 ? 0 : 1), (task, worker) -> {
+            float[] lanes = laneScratch[worker];
+            if (task == tasks) {
+                // The last rows, fewer than four, with some before them.
+                int first = n - VectorDots.ROWS;
+                int over = VectorDots.ROWS - n % VectorDots.ROWS;
+                direct(w, first, 1, xs, xFrom, m, lanes, 0, 1);
+                add(w, first, VectorDots.ROWS, xs, xFrom, m, lanes, 0, rows[worker]);
+                store(rows[worker], over, VectorDots.ROWS - over, alpha, y, first + over, accumulate);
+                return;
             }
-            for (int i = 0; i < m; i++) {
-                int at = i * SUMS + VectorDots.ROWS;
-                scale(sums, at, count, alpha);
-                long to = (long) i * n + first;
-                if (accumulate) {
-                    Floats.add(y, to, count, sums, at);
-                }
-                Floats.store(sums, at, count, y, to);
+            int first = task * each;
+            int count = Math.min(each, quarter - first);
+            for (int r = 0; r < count; r++) {
+                direct(w, first + r, quarter, xs, xFrom, m, lanes, r, count);
+            }
+            for (int q = 0; q < VectorDots.ROWS; q++) {
+                add(w, q * quarter + first, count, xs, xFrom, m, lanes, q * count, rows[worker]);
+                store(rows[worker], q * count, count, alpha, y, q * quarter + first, accumulate);
             }
         });
     }
 
-    /**
-     * Rows of W from {@code first} on, where they lie, one of each quarter of them at a time: each quarter is read on and
-     * on, which the processor fetches ahead. The last ones, if fewer, with some before them.
-     */
-    private static void direct(Tensor w, int first, int count, float[] xs, int from, int m, float[] sums,
-            float[] lanes) {
-        int quarter = count / VectorDots.ROWS;
-        for (int r = 0; r < quarter; r++) {
-            direct(w, first, r, quarter, xs, from, m, lanes);
-        }
-        if (count % VectorDots.ROWS != 0) {
-            direct(w, first, count - VectorDots.ROWS, 1, xs, from, m, lanes);
-        }
-        for (int i = 0; i < m; i++) {
-            VectorDots.add(w, first, count, xs, from + i * w.cols(), lanes, sums, i * SUMS + VectorDots.ROWS);
+    private static int perTask(int rows) {
+        return Math.clamp(roundUp(rows / LEAST_TASKS, VectorDots.ROWS), VectorDots.ROWS, ROWS_PER_TASK);
+    }
+
+    /** Writes a task's sums from {@code at} on to columns {@code first …} of y, or adds them. */
+    private static void store(float[] sums, int at, int count, float alpha, Tensor y, int first, boolean accumulate) {
+        for (int i = 0; i < y.rows(); i++, at += SUMS) {
+            scale(sums, at, count, alpha);
+            long to = (long) i * y.cols() + first;
+            if (accumulate) {
+                Floats.add(y, to, count, sums, at);
+            }
+            Floats.store(sums, at, count, y, to);
         }
     }
 
-    /** {@link VectorDots#ROWS} rows of W from {@code first + r} on, {@code apart} rows from one to the next. */
-    private static void direct(Tensor w, int first, int r, int apart, float[] xs, int from, int m, float[] lanes) {
+    /**
+     * {@link VectorDots#ROWS} rows of W, {@code apart} rows from one to the next, where they lie: one of each quarter of
+     * the matrix, so that each quarter is read on and on, which the processor fetches ahead.
+     *
+     * @param to where the sums of the first one's lanes go; those of the next {@code step} further
+     */
+    private static void direct(Tensor w, int first, int apart, float[] xs, int from, int m, float[] lanes, int to,
+            int step) {
         int k = w.cols();
         long row = (long) w.dtype().bytes() * k;
         MemorySegment data = w.data();
         for (int i = 0; i < m; i++) {
-            int to = i * SUMS + VectorDots.ROWS + r;
             if (w.dtype() == DType.BF16) {
-                VectorDots.bf16(data, (first + r) * row, apart * row, xs, from + i * k, k, lanes, to, apart);
+                VectorDots.bf16(data, first * row, apart * row, xs, from + i * k, k, lanes, to + i * SUMS, step);
             } else {
-                VectorDots.f32(data, (first + r) * row, apart * row, xs, from + i * k, k, lanes, to, apart);
+                VectorDots.f32(data, first * row, apart * row, xs, from + i * k, k, lanes, to + i * SUMS, step);
             }
+        }
+    }
+
+    private static void add(Tensor w, int first, int count, float[] xs, int from, int m, float[] lanes, int at,
+            float[] sums) {
+        for (int i = 0; i < m; i++) {
+            VectorDots.add(w, first, count, xs, from + i * w.cols(), lanes, sums, at + i * SUMS);
         }
     }
 
@@ -157,7 +181,7 @@ public final class VectorMatmul implements MatmulKernels {
         for (int j = 0; j < count; j++) {
             Floats.load(w, (long) (first + j) * k, k, sums, row);
             for (int i = 0; i < m; i++) {
-                sums[i * SUMS + VectorDots.ROWS + j] = dot(sums, row, xs, i * k, k);
+                sums[i * SUMS + j] = dot(sums, row, xs, i * k, k);
             }
         }
     }
