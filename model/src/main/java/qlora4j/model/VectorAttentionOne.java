@@ -11,21 +11,24 @@ import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
 
 /**
- * Attention of one query of each sequence, as in decoding: keys and values are read where they lie. A task is a piece of
- * a sequence's keys for all query heads that share a kv head; what the pieces give is put together afterwards in their
- * order, each scaled from its own maximum to that of all (Dao et al. 2023, "Flash-Decoding").
+ * Attention of one query of each sequence, as in decoding: keys and values are read where they lie, in their order. A
+ * task is a piece of a sequence's keys for all heads; what the pieces give is put together afterwards in their order,
+ * each scaled from its own maximum to that of all (Dao et al. 2023, "Flash-Decoding"). Scores and values are two loops of
+ * the team: in one the compiler would stop inlining inside the exponential, and make vectors on the heap.
  */
 final class VectorAttentionOne {
-    /** Keys of a task. Its keys and values stay in the first-level cache for all its query heads. */
-    static final int KEYS = 64;
+    /** Keys of a task: few enough that a short text is shared by the team. */
+    static final int KEYS = 32;
     private static final int L = Lanes.L;
     /** Keys whose products are summed at once. */
     private static final int SHARED = 4;
 
-    private static final int QUERIES = 0, LANES = 1, SCORES = 2, SLOTS = 3;
+    private static final int QUERIES = 0, LANES = 1, SLOTS = 2;
 
     private final Team team;
     private final VectorScratch scratch;
+    /** Of each piece and head: {@link #KEYS} scores, then their exponentials. */
+    private float[] scores = new float[0];
     /** Of each piece and head: the sums of its values, the largest score, the sum of the exponentials. */
     private float[] partial = new float[0];
 
@@ -65,19 +68,12 @@ final class VectorAttentionOne {
         if (partial.length < needed) {
             partial = new float[needed];
         }
-        team.run(pieces * a.kvHeads(), (task, worker) -> {
-            int piece = task / a.kvHeads();
-            int kvHead = task % a.kvHeads();
-            int s = 0;
-            int of = piece;
-            while (of >= pieces(a, kvLen, s)) {
-                of -= pieces(a, kvLen, s++);
-            }
-            int from = firstKey(a, kvLen, s) + of * KEYS;
-            int count = Math.min(KEYS, ScalarDecoder.integer(kvLen, s) - from);
-            piece(a, s, kvHead, ScalarDecoder.integer(kvStart, s) + from, count, q, k, v,
-                    (piece * a.heads() + kvHead * group(a)) * (a.headDim() + 2), worker);
-        });
+        if (scores.length < pieces * a.heads() * KEYS) {
+            scores = new float[pieces * a.heads() * KEYS];
+        }
+        team.run(pieces, (piece, worker) -> scores(a, piece(a, kvStart, kvLen, piece), q, k,
+                piece * a.heads() * KEYS, worker));
+        team.run(pieces, (piece, worker) -> values(a, piece(a, kvStart, kvLen, piece), v, piece * a.heads()));
         for (int s = 0, piece = 0; s < kvLen.size(); s++) {
             int count = pieces(a, kvLen, s);
             for (int h = 0; h < a.heads(); h++) {
@@ -87,34 +83,55 @@ final class VectorAttentionOne {
         }
     }
 
+    /** Keys of a sequence: those of {@code keys} rows of the cache from {@code row} on. */
+    private record Piece(int sequence, int row, int keys) {
+    }
+
+    private static Piece piece(AttentionShape a, Tensor kvStart, Tensor kvLen, int piece) {
+        int s = 0;
+        int of = piece;
+        while (of >= pieces(a, kvLen, s)) {
+            of -= pieces(a, kvLen, s++);
+        }
+        int from = firstKey(a, kvLen, s) + of * KEYS;
+        return new Piece(s, ScalarDecoder.integer(kvStart, s) + from,
+                Math.min(KEYS, ScalarDecoder.integer(kvLen, s) - from));
+    }
+
     private static int group(AttentionShape a) {
         return a.heads() / a.kvHeads();
     }
 
-    private void piece(AttentionShape a, int s, int kvHead, int row, int keys, Tensor q, Tensor k, Tensor v, int to,
-            int worker) {
-        int d = a.headDim();
-        int group = group(a);
-        int whole = VectorScratch.roundUp(keys, L);
-        float[] queries = scratch.get(worker, QUERIES, group * d);
-        float[] lanes = scratch.get(worker, LANES, KEYS * L);
-        float[] scores = scratch.get(worker, SCORES, KEYS);
-        Lanes.load(q.data(), DType.F32.bytes((long) s * q.cols() + (long) kvHead * group * d), group * d, queries, 0);
-        VectorTile.scale(queries, 0, group * d, (float) a.scale());
+    private void scores(AttentionShape a, Piece piece, Tensor q, Tensor k, int to, int worker) {
+        int n = a.heads() * a.headDim();
+        float[] queries = scratch.get(worker, QUERIES, n);
+        float[] lanes = scratch.get(worker, LANES, a.heads() * KEYS * L);
+        Lanes.load(q.data(), DType.F32.bytes((long) piece.sequence * q.cols()), n, queries, 0);
+        VectorTile.scale(queries, 0, n, (float) a.scale());
         long stride = DType.F32.bytes(k.cols());
-        long at = row * stride + DType.F32.bytes((long) kvHead * d);
-        for (int g = 0, p = to; g < group; g++, p += d + 2) {
-            products(k.data(), at, stride, keys, queries, g * d, d, lanes);
-            addLanes(lanes, keys, scores);
-            Arrays.fill(scores, keys, whole, Float.NEGATIVE_INFINITY);
-            partial[p + d] = max(scores, whole);
-            partial[p + d + 1] = exponentials(scores, whole, partial[p + d]);
+        products(k.data(), piece.row * stride, stride, piece.keys, queries, a.headDim(), group(a), a.heads(), lanes);
+        for (int h = 0; h < a.heads(); h++) {
+            addLanes(lanes, h * KEYS, piece.keys, scores, to + h * KEYS);
+        }
+    }
+
+    private void values(AttentionShape a, Piece piece, Tensor v, int first) {
+        int d = a.headDim();
+        int whole = VectorScratch.roundUp(piece.keys, L);
+        long stride = DType.F32.bytes(v.cols());
+        for (int h = 0; h < a.heads(); h++) {
+            int from = (first + h) * KEYS;
+            int to = (first + h) * (d + 2);
+            Arrays.fill(scores, from + piece.keys, from + whole, Float.NEGATIVE_INFINITY);
+            partial[to + d] = max(scores, from, whole);
+            partial[to + d + 1] = exponentials(scores, from, whole, partial[to + d]);
+            long at = piece.row * stride + DType.F32.bytes((long) (h / group(a)) * d);
             int c = 0;
             for (; c <= d - 4 * L; c += 4 * L) {
-                values4(v.data(), at + 4L * c, stride, keys, scores, partial, p + c);
+                values4(v.data(), at + 4L * c, stride, piece.keys, scores, from, partial, to + c);
             }
             for (; c < d; c += L) {
-                values(v.data(), at + 4L * c, stride, keys, scores, partial, p + c);
+                values(v.data(), at + 4L * c, stride, piece.keys, scores, from, partial, to + c);
             }
         }
     }
@@ -123,45 +140,51 @@ final class VectorAttentionOne {
         return FloatVector.fromMemorySegment(Lanes.F, m, at, ByteOrder.LITTLE_ENDIAN);
     }
 
-    /** {@code q·k} of {@code n} keys, a sum for each lane. The last keys, if fewer than four, are computed twice. */
-    private static void products(MemorySegment k, long at, long stride, int n, float[] q, int qo, int d,
+    /**
+     * {@code q·k} of {@code n} keys and all heads, a sum for each lane, of head h and key j in
+     * {@code lanes[(h·KEYS + j)·L …]}. The last keys, if fewer than four, are computed twice.
+     */
+    private static void products(MemorySegment k, long at, long stride, int n, float[] q, int d, int group, int heads,
             float[] lanes) {
         for (int j = 0; j < n; j += SHARED) {
             int j1 = Math.min(j + 1, n - 1), j2 = Math.min(j + 2, n - 1), j3 = Math.min(j + 3, n - 1);
-            FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
-            for (int c = 0; c < d; c += L) {
-                FloatVector x = FloatVector.fromArray(Lanes.F, q, qo + c);
-                long from = at + 4L * c;
-                s0 = load(k, from + j * stride).fma(x, s0);
-                s1 = load(k, from + j1 * stride).fma(x, s1);
-                s2 = load(k, from + j2 * stride).fma(x, s2);
-                s3 = load(k, from + j3 * stride).fma(x, s3);
+            for (int h = 0; h < heads; h++) {
+                FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
+                long from = at + 4L * (h / group) * d;
+                for (int c = 0; c < d; c += L) {
+                    FloatVector x = FloatVector.fromArray(Lanes.F, q, h * d + c);
+                    s0 = load(k, from + j * stride + 4L * c).fma(x, s0);
+                    s1 = load(k, from + j1 * stride + 4L * c).fma(x, s1);
+                    s2 = load(k, from + j2 * stride + 4L * c).fma(x, s2);
+                    s3 = load(k, from + j3 * stride + 4L * c).fma(x, s3);
+                }
+                int to = h * KEYS;
+                s0.intoArray(lanes, (to + j) * L);
+                s1.intoArray(lanes, (to + j1) * L);
+                s2.intoArray(lanes, (to + j2) * L);
+                s3.intoArray(lanes, (to + j3) * L);
             }
-            s0.intoArray(lanes, j * L);
-            s1.intoArray(lanes, j1 * L);
-            s2.intoArray(lanes, j2 * L);
-            s3.intoArray(lanes, j3 * L);
         }
     }
 
-    private static void addLanes(float[] lanes, int n, float[] sums) {
+    private static void addLanes(float[] lanes, int from, int n, float[] sums, int to) {
         for (int j = 0; j < n; j++) {
-            sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
+            sums[to + j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, (from + j) * L));
         }
     }
 
-    private static float max(float[] scores, int n) {
+    private static float max(float[] scores, int from, int n) {
         float max = -Float.MAX_VALUE;
-        for (int j = 0; j < n; j++) {
+        for (int j = from; j < from + n; j++) {
             max = Math.max(max, scores[j]);
         }
         return max;
     }
 
     /** Scores to {@code exp(score - max)}; their sum. */
-    private static float exponentials(float[] scores, int n, float max) {
+    private static float exponentials(float[] scores, int from, int n, float max) {
         FloatVector sum = FloatVector.zero(Lanes.F);
-        for (int j = 0; j < n; j += L) {
+        for (int j = from; j < from + n; j += L) {
             FloatVector p = VectorMath.exp(FloatVector.fromArray(Lanes.F, scores, j).sub(max));
             p.intoArray(scores, j);
             sum = sum.add(p);
@@ -170,10 +193,11 @@ final class VectorAttentionOne {
     }
 
     /** {@code Σ p[j]·v[j]} over {@code n} values, of four vectors of a head's elements. */
-    private static void values4(MemorySegment v, long at, long stride, int n, float[] p, float[] to, int o) {
+    private static void values4(MemorySegment v, long at, long stride, int n, float[] p, int from, float[] to,
+            int o) {
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
         for (int j = 0; j < n; j++, at += stride) {
-            FloatVector x = FloatVector.broadcast(Lanes.F, p[j]);
+            FloatVector x = FloatVector.broadcast(Lanes.F, p[from + j]);
             s0 = load(v, at).fma(x, s0);
             s1 = load(v, at + 4L * L).fma(x, s1);
             s2 = load(v, at + 8L * L).fma(x, s2);
@@ -186,10 +210,11 @@ final class VectorAttentionOne {
     }
 
     /** The same of one vector. */
-    private static void values(MemorySegment v, long at, long stride, int n, float[] p, float[] to, int o) {
+    private static void values(MemorySegment v, long at, long stride, int n, float[] p, int from, float[] to,
+            int o) {
         FloatVector s = FloatVector.zero(Lanes.F);
         for (int j = 0; j < n; j++, at += stride) {
-            s = load(v, at).fma(FloatVector.broadcast(Lanes.F, p[j]), s);
+            s = load(v, at).fma(FloatVector.broadcast(Lanes.F, p[from + j]), s);
         }
         s.intoArray(to, o);
     }
