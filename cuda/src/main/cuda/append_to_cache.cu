@@ -9,6 +9,7 @@ extern "C" __global__ void __launch_bounds__(256) append_to_cache(const char* k,
         const int* kvStart, const int* kvLen, char* kCache, char* vCache, i64 rowBytes, int sequences, int cacheRows,
         int4* faults) {
     next_may_begin();
+    previous_has_ended();
     int row = blockIdx.x;
     int to = cacheRow(cuQ, kvStart, kvLen, sequences, row);
     if (to == NO_ROW) {

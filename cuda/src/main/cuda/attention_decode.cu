@@ -141,6 +141,7 @@ __device__ __forceinline__ void decode(const typename Warp::Element* q, const ty
                                        u32* counters, int sequences, int heads, int kvHeads, int d, int window,            \
                                        int splits, float scale) {                                                          \
         next_may_begin();                                                                                                  \
+        previous_has_ended();                                                                                              \
         decode<D, WARP<D>>(q, k, v, out,                                                                                   \
                            {cuQ, kvStart, kvLen, lse, workspace, counters, sequences, heads, kvHeads, d, window, splits,   \
                             scale});                                                                                       \

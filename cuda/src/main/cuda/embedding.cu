@@ -1,5 +1,6 @@
 // The embedding, out[i] = table[tokens[i]], and its gradient, dTable[tokens[i]] += dOut[i] in the order of rows; see
 // DecoderKernels. tokens [N], table [V, C], out [N, C].
+#include "grid.cuh"
 #include "block.cuh"
 #include "elements.cuh"
 #include "fault.cuh"
@@ -94,6 +95,8 @@ __device__ void backward(const int* tokens, const T* dOut, G* dTable, int n, int
 #define VARIANT(from, to, T, O)                                                                                       \
     extern "C" __global__ void __launch_bounds__(256) embedding_forward_##from##_##to(const int* tokens,              \
             const T* table, O* out, int c, int vocabulary, int4* faults) {                                            \
+        next_may_begin();                                                                                              \
+        previous_has_ended();                                                                                          \
         forward(tokens, table, out, c, vocabulary, faults);                                                           \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) embedding_backward_##from##_##to(const int* tokens,             \

@@ -8,6 +8,7 @@
 // The limit is reading W. In the bfloat16 kernel, a tile is 16 rows of W (the tensor cores' first operand); the rows of
 // x are the 8 columns of the second. The warps of a block share the columns of a tile's rows, so that enough reads are
 // under way; their sums are added in their order. A block takes every gridDim.x-th tile and reads ahead.
+#include "grid.cuh"
 #include "codebook.cuh"
 #include "ptx.cuh"
 #include "numbers.cuh"
@@ -81,6 +82,8 @@ __device__ void load_weights(Weights &weights, const bf16 *w, int out, int in, i
 
 extern "C" __global__ void __launch_bounds__(256, 3) matvec_bf16(const bf16 *x, int m, const bf16 *w, int out, int in,
         float alpha, int accumulate, int y_is_float, void *y) {
+    next_may_begin();
+    previous_has_ended();
     __shared__ Sums sums;
     int lane = threadIdx.x % WARP, warps = blockDim.x / WARP, g = lane / 4, t = lane % 4;
     int tiles = (out + TILE_ROWS - 1) / TILE_ROWS, stretches = (in + DENSE_STRETCH - 1) / DENSE_STRETCH;

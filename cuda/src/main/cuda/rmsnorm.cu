@@ -9,6 +9,15 @@
 #include "block.cuh"
 #include "elements.cuh"
 
+// The weight is no kernel's result: it may be asked for before the kernel in front has ended.
+template <typename W>
+__device__ void prefetch_weight(const W* weight, int c) {
+    constexpr int LINE = 128 / sizeof(W);
+    for (int i = threadIdx.x * LINE; i < c; i += blockDim.x * LINE) {
+        prefetch(weight + i);
+    }
+}
+
 template <typename T, typename W>
 __device__ void forward(const T* x, const W* weight, double eps, T* y, float* rstd, int c) {
     constexpr int N = LANES<T>;
@@ -116,6 +125,8 @@ __device__ void backwardWeight(const T* dy, const T* x, const float* rstd, G* dW
     extern "C" __global__ void __launch_bounds__(512) rmsnorm_forward_##suffix(const T* x, const W* weight,          \
             double eps, T* y, float* rstd, int c) {                                                                   \
         next_may_begin();                                                                                             \
+        prefetch_weight(weight, c);                                                                                   \
+        previous_has_ended();                                                                                         \
         forward(x, weight, eps, y, rstd, c);                                                                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(512) rmsnorm_backward_##suffix(const T* dy, const T* x,              \

@@ -83,6 +83,7 @@ __device__ void rope_append(T* q, T* k, const char* v, const int* positions, con
     extern "C" __global__ void __launch_bounds__(256) rope_##suffix(T* q, T* k, const int* positions,                 \
             const float* table, int heads, int kvHeads, int dim, int tablePositions, int inverse, int4* faults) {     \
         next_may_begin();                                                                                             \
+        previous_has_ended();                                                                                         \
         rope(q, k, positions, table, heads, kvHeads, dim, tablePositions, inverse, faults);                           \
     }
 
@@ -93,6 +94,7 @@ extern "C" __global__ void __launch_bounds__(256) rope_append_bf16(bf16* q, bf16
         const float* table, int heads, int kvHeads, int dim, int tablePositions, const int* cuQ, const int* kvStart,
         const int* kvLen, char* kCache, char* vCache, int sequences, int cacheRows, int4* faults) {
     next_may_begin();
+    previous_has_ended();
     rope_append(q, k, v, positions, table, heads, kvHeads, dim, tablePositions,
             Cache{cuQ, kvStart, kvLen, kCache, vCache, sequences, cacheRows}, faults);
 }

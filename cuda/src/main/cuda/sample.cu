@@ -3,6 +3,7 @@
 //
 // Differs from TokenSampler only in the order of sums of exponentials, by some 1e-14 of the sum: the same token unless
 // a draw, or the edge of top-p's mass, falls so close to the border between two tokens.
+#include "grid.cuh"
 #include "block.cuh"
 #include "elements.cuh"
 #include "fault.cuh"
@@ -364,6 +365,8 @@ __device__ void sample(const T* logits, const int* history, const int* lengths, 
     extern "C" __global__ void __launch_bounds__(THREADS) sample_##suffix(const T* logits, const int* history,        \
             const int* lengths, int* tokens, double* scores, int v, int capacity, int doSample, double temperature,   \
             int topK, double topP, double penalty, u64 seed, int4* faults) {                                          \
+        next_may_begin();                                                                                              \
+        previous_has_ended();                                                                                          \
         sample(logits, history, lengths, tokens, scores, v, capacity, doSample, temperature, topK, topP, penalty,     \
                 seed, faults);                                                                                        \
     }

@@ -58,6 +58,7 @@ __device__ void backward(const T* dOut, const T* gate, const T* up, T* dGate, T*
     extern "C" __global__ void __launch_bounds__(256) swiglu_forward_##suffix(const T* gate, const T* up, T* out,     \
             i64 n) {                                                                                                  \
         next_may_begin();                                                                                             \
+        previous_has_ended();                                                                                         \
         forward(gate, up, out, n);                                                                                    \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(256) swiglu_backward_##suffix(const T* dOut, const T* gate,          \
