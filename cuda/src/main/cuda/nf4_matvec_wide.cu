@@ -3,8 +3,9 @@
 //
 // A block's constant is then the same for 64 columns, so that it is multiplied with their sum, in float32, and not with
 // each weight: W is not rounded to bfloat16. What is left of decoding is to look up the values of a pair of codes, four
-// bytes as float16, which is within 2^-12 of each (of NF4's; bfloat16 is within 2^-9). x is brought to float16 exactly: times a power of two
-// a token that puts its largest element below 2^15. Elements 2^28 times smaller lose bits, 2^-39 of the largest.
+// bytes as float16, which is within 2^-12 of each (of NF4's; bfloat16 is within 2^-9). x is brought to float16 exactly
+// (exact16.cuh).
+#include "exact16.cuh"
 #include "grid.cuh"
 #include "nf4_matvec.cuh"
 
@@ -28,12 +29,6 @@ __device__ __forceinline__ uint2 load_once8(const void *p) {
 
 #define LINE 128
 
-__device__ __forceinline__ unsigned int pack_f16(float lower, float upper) {
-    unsigned int pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(upper), "f"(lower));
-    return pair;
-}
-
 __device__ __forceinline__ unsigned int decode(const unsigned char *table, unsigned int own, unsigned int word, int n) {
     return *(const unsigned int *)(table + __byte_perm(own, word, 0x3300 | 4 + n << 4));
 }
@@ -43,17 +38,6 @@ __device__ __forceinline__ void mma_f16(float *c, const unsigned int *a, unsigne
         "{%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// A power of two by its biased exponent.
-__device__ __forceinline__ float power(int exponent) {
-    return __uint_as_float(exponent << 23);
-}
-
-// What x of a token is multiplied with, by the bits of its largest magnitude in bfloat16: 1 where that is no number.
-__device__ __forceinline__ int x_exponent(unsigned int largest) {
-    int e = largest >> 7;
-    return e == 255 ? 127 : min(127 + 14 + 127 - e, 253);
 }
 
 // Two constants of a unit, of row lane / 2 and chunks lane % 2 * 2 and the next: read ahead, then both levels applied.
@@ -195,7 +179,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_wide_bf16(co
         unsigned int to[4];
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            to[k] = pack_f16(__uint_as_float(from[k] << 16) * f, __uint_as_float(from[k] & 0xffff0000u) * f);
+            to[k] = to_f16(from[k], f);
         }
         *(uint4 *)(copied + token * x_bytes + (i - token * pieces) * 16) = make_uint4(to[0], to[1], to[2], to[3]);
     }

@@ -16,19 +16,21 @@ import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
 /**
- * Block-wise quantization ({@code blockwise.cu}) and products with 4-bit matrices: up to 8 rows of x in
- * {@code nf4_matvec.cu} ({@code matvec.cu} in float32), up to 64 in {@code smallm.cu}, which decode W as they multiply;
- * for more, W is dequantized into the workspace and {@link Products} does the rest.
+ * Block-wise quantization ({@code quantize4.cu}, {@code dequantize4.cu}, {@code blockwise8.cu}) and products with 4-bit
+ * matrices, which decode W as they multiply: up to 8 rows of x by {@link CudaMatvec} ({@code matvec.cu} in float32), up to
+ * 64 by {@link CudaSmallm}; for more, W is dequantized into the workspace and {@link Products} does the rest.
  */
 final class CudaBlockwise implements BlockwiseKernels {
     private static final int THREADS = 256;
-    /** Elements a thread of quantize holds, and of dequantize: four times as many. */
+    /** Elements a thread of quantize and dequantize holds. */
     private static final int PIECE = 8;
-    private static final int DEQUANTIZED_PER_BLOCK = THREADS * PIECE * 4;
     private static final int WARP = 32;
     private static final int MEAN_CHUNK = 256;
-    /** Blocks a multiprocessor of quantize4, which makes a table first and then walks over its blocks. */
+    /** Threads that sum a chunk. */
+    private static final int MEAN_SHARE = 8;
+    /** Blocks a multiprocessor of quantize4 and dequantize4, which make tables first and then walk over their pieces. */
     private static final int QUANTIZE_BLOCKS = 5;
+    private static final int DEQUANTIZE_BLOCKS = 3;
 
     /** {@code struct Codebook} of codebook.cuh: values, thresholds, codes by rank, two flags. */
     private static final int CODEBOOK_WORDS = 3 * Codebook.SIZE + 2;
@@ -38,14 +40,6 @@ final class CudaBlockwise implements BlockwiseKernels {
     /** Columns that a lane of the tensor-core kernels decodes at once: `in` must be a multiple. */
     private static final int LANE_COLUMNS = 32;
     private static final int WORD_COLUMNS = 8;
-    private static final int PAIR_TABLE_BYTES = 256 * 16 * 8;
-    private static final int SMALL_ROWS = 64;
-    private static final int SMALL_THREADS = 512;
-    private static final int SMALL_BLOCK_ROWS = 128;
-    private static final int SMALL_SHARES = 4;
-    private static final int SLAB = 256;
-    /** What a block of smallm.cu holds beside its slabs: constants, and the values of their codes. */
-    private static final int SMALL_RESERVED_BYTES = 11 << 10;
 
     private final CudaBackend cuda;
     private final Products products;
@@ -59,8 +53,7 @@ final class CudaBlockwise implements BlockwiseKernels {
     private final Kernel meanTotal;
     private final CudaMatvec matvec;
     private final Kernel matvecF32;
-    private final Kernel[] smallm = new Kernel[3];
-    private final Kernel smallmSum;
+    private final CudaSmallm smallm;
 
     CudaBlockwise(CudaBackend cuda, Products products) {
         this.cuda = cuda;
@@ -70,18 +63,15 @@ final class CudaBlockwise implements BlockwiseKernels {
         uploadTables();
         CudaModules m = cuda.modules();
         DType[] all = {DType.F64, DType.F32, DType.BF16, DType.F16};
-        quantize4 = Variants.of(m, "blockwise", "quantize4", all);
-        dequantize4 = Variants.of(m, "blockwise", "dequantize4", all);
-        quantize8 = Variants.of(m, "blockwise", "quantize8", all);
-        dequantize8 = Variants.of(m, "blockwise", "dequantize8", all);
-        meanChunks = m.kernel("blockwise", "mean_chunks");
-        meanTotal = m.kernel("blockwise", "mean_total");
+        quantize4 = Variants.of(m, "quantize4", "quantize4", all);
+        dequantize4 = Variants.of(m, "dequantize4", "dequantize4", all);
+        quantize8 = Variants.of(m, "blockwise8", "quantize8", all);
+        dequantize8 = Variants.of(m, "blockwise8", "dequantize8", all);
+        meanChunks = m.kernel("blockwise8", "mean_chunks");
+        meanTotal = m.kernel("blockwise8", "mean_total");
         matvec = new CudaMatvec(cuda);
         matvecF32 = m.kernel("matvec", "nf4_matvec_f32");
-        for (int i = 0; i < smallm.length; i++) {
-            smallm[i] = m.kernel("smallm", "nf4_smallm_" + (2 << i));
-        }
-        smallmSum = m.kernel("smallm", "nf4_smallm_sum");
+        smallm = new CudaSmallm(cuda);
     }
 
     private void uploadTables() {
@@ -125,6 +115,11 @@ final class CudaBlockwise implements BlockwiseKernels {
         return Integer.numberOfTrailingZeros(blocksize);
     }
 
+    /** Blocks for so many threads, at most {@code each} a multiprocessor. */
+    private long grid(long threads, int each) {
+        return Math.min(Math.ceilDiv(threads, THREADS), (long) each * cuda.context().multiprocessors());
+    }
+
     /** Threads that share a block of elements. */
     private static int group(int blocksize) {
         return Math.min(blocksize / PIECE, WARP);
@@ -132,10 +127,9 @@ final class CudaBlockwise implements BlockwiseKernels {
 
     @Override
     public void quantize4(Stream stream, Tensor x, QuantType type, int blocksize, Tensor packed, Tensor absmax) {
-        long grid = Math.ceilDiv(absmax.size() * group(blocksize), THREADS);
-        long most = (long) QUANTIZE_BLOCKS * cuda.context().multiprocessors();
-        quantize4.get(x).launch((CudaStream) stream, Math.min(grid, most), THREADS, Kernel.args().ptr(x).i64(x.size())
-                .ptr(codebook(type)).i32(blocksize).ptr(packed).ptr(absmax));
+        quantize4.get(x).launch((CudaStream) stream, grid(absmax.size() * group(blocksize), QUANTIZE_BLOCKS), THREADS,
+                Kernel.args().ptr(x).i64(x.size())
+                        .ptr(codebook(type)).i32(blocksize).ptr(packed).ptr(absmax));
     }
 
     @Override
@@ -144,7 +138,7 @@ final class CudaBlockwise implements BlockwiseKernels {
     }
 
     private void dequantize(CudaStream s, QuantizedTensor w, Kernel kernel, long out) {
-        kernel.launch(s, Math.ceilDiv(w.size(), DEQUANTIZED_PER_BLOCK), THREADS,
+        kernel.launch(s, grid(Math.ceilDiv(w.size(), PIECE), DEQUANTIZE_BLOCKS), THREADS,
                 weight(Kernel.args(), w).i64(w.size()).ptr(out));
     }
 
@@ -160,7 +154,8 @@ final class CudaBlockwise implements BlockwiseKernels {
         long n = absmax.size();
         long chunks = Math.ceilDiv(n, MEAN_CHUNK);
         long sums = cuda.workspace(DType.F64.bytes(Math.max(1, chunks)));
-        meanChunks.launch(s, Math.ceilDiv(chunks, WARP), WARP, Kernel.args().ptr(absmax).i64(n).ptr(sums));
+        meanChunks.launch(s, Math.ceilDiv(chunks * MEAN_SHARE, THREADS), THREADS,
+                Kernel.args().ptr(absmax).i64(n).ptr(sums));
         meanTotal.launch(s, 1, 1024, Kernel.args().ptr(sums).i64(chunks).i64(n).ptr(mean));
     }
 
@@ -185,8 +180,8 @@ final class CudaBlockwise implements BlockwiseKernels {
 
     /** Whether {@link #multiply} adds residual and bias itself for this many rows. */
     boolean fuses(Tensor x, QuantizedTensor w) {
-        return x.rows() <= SMALL_ROWS && x.dtype() == DType.BF16 && decodes(x, w, LANE_COLUMNS)
-                && (x.rows() <= CudaMatmul.FEW_ROWS || fits(tiles(x.rows())))
+        return x.rows() <= CudaSmallm.ROWS && x.dtype() == DType.BF16 && decodes(x, w, LANE_COLUMNS)
+                && (x.rows() <= CudaMatmul.FEW_ROWS || smallm.fits(x.rows()))
                 || x.rows() <= CudaMatmul.FEW_ROWS && x.dtype() == DType.F32 && decodes(x, w, WORD_COLUMNS);
     }
 
@@ -194,23 +189,6 @@ final class CudaBlockwise implements BlockwiseKernels {
     private static boolean decodes(Tensor x, QuantizedTensor w, int columns) {
         return w.inFeatures() > 0 && w.inFeatures() % columns == 0 && CudaMatmul.aligned(x)
                 && CudaMatmul.aligned(w.packed());
-    }
-
-    /** Tiles of 8 rows of x that a block of smallm.cu has: all of them, or half where all do not fit. */
-    private int tiles(int rows) {
-        int all = rows <= 16 ? 2 : rows <= 32 ? 4 : 8;
-        return all == 2 || fits(all) ? all : all / 2;
-    }
-
-    /** Shared memory of smallm.cu: the table and two slabs of x and W, later each share's sums in their place. */
-    private static int sharedBytes(int tiles) {
-        int slab = tiles * 8 * SLAB * Short.BYTES + SMALL_BLOCK_ROWS * SLAB / 2;
-        int sums = SMALL_SHARES * tiles * 8 * (SMALL_BLOCK_ROWS + 4) * Float.BYTES;
-        return Math.max(PAIR_TABLE_BYTES + 2 * slab, sums);
-    }
-
-    private boolean fits(int tiles) {
-        return sharedBytes(tiles) + SMALL_RESERVED_BYTES <= cuda.context().sharedPerBlock();
     }
 
     /** Whether {@link #multiplyFew} takes this x and w. */
@@ -240,7 +218,7 @@ final class CudaBlockwise implements BlockwiseKernels {
             return;
         }
         if (m > CudaMatmul.FEW_ROWS) {
-            small(s, x, w, y, residual, bias);
+            smallm.multiply(s, x, w, args -> weight(args, w), y, residual, bias);
             return;
         }
         if (x.dtype() == DType.BF16) {
@@ -249,29 +227,6 @@ final class CudaBlockwise implements BlockwiseKernels {
         }
         Kernel.Args args = weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(residual).ptr(bias).ptr(y);
         matvecF32.launch(s, Math.ceilDiv(out, CudaMatmul.WARPS), CudaMatmul.MATVEC_THREADS, args);
-    }
-
-    private void small(CudaStream s, Tensor x, QuantizedTensor w, Tensor y, Tensor residual, Tensor bias) {
-        int m = x.rows();
-        int out = w.outFeatures();
-        int in = w.inFeatures();
-        int tiles = tiles(m);
-        int blocks = Math.ceilDiv(out, SMALL_BLOCK_ROWS);
-        int groups = Math.ceilDiv(m, 8 * tiles);
-        int slabs = Math.ceilDiv(in, SLAB);
-        int parts = Math.clamp(cuda.context().multiprocessors() / (blocks * groups), 1, Math.max(1, slabs / 2));
-        // As in the kernel: no block of columns is left without a slab.
-        parts = Math.ceilDiv(slabs, Math.ceilDiv(slabs, parts));
-        long n = (long) m * out;
-        long partial = parts > 1 ? cuda.workspace(DType.F32.bytes(parts * n)) : 0;
-        boolean whole = parts == 1;
-        smallm[Integer.numberOfTrailingZeros(tiles) - 1].launch(s, blocks, parts, groups, SMALL_THREADS,
-                sharedBytes(tiles), weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(whole ? residual : null)
-                        .ptr(whole ? bias : null).ptr(y).ptr(partial));
-        if (!whole) {
-            smallmSum.launch(s, Math.ceilDiv(n, THREADS), THREADS,
-                    Kernel.args().ptr(partial).i32(parts).i32(m).i32(out).ptr(residual).ptr(bias).ptr(y));
-        }
     }
 
     /** Workspace of a product with a matrix of {@code size} elements that is dequantized to {@code type} for it. */

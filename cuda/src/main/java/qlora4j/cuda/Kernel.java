@@ -50,6 +50,19 @@ final class Kernel {
      * @param sharedBytes dynamic shared memory a block
      */
     void launch(CudaStream stream, long gridX, int gridY, int gridZ, int blockX, int sharedBytes, Args args) {
+        launch(stream, gridX, gridY, gridZ, blockX, sharedBytes, args, stream.cuda().recording());
+    }
+
+    /**
+     * As {@link #launch}, right behind another kernel of the same operation: this one may begin, where it waits by itself,
+     * before that one has ended, since that one waited for all before it.
+     */
+    void launchBehind(CudaStream stream, long gridX, int gridY, int blockX, int sharedBytes, Args args) {
+        launch(stream, gridX, gridY, 1, blockX, sharedBytes, args, true);
+    }
+
+    private void launch(CudaStream stream, long gridX, int gridY, int gridZ, int blockX, int sharedBytes, Args args,
+            boolean early) {
         if (gridX == 0 || gridY == 0 || gridZ == 0) {
             return;
         }
@@ -65,7 +78,7 @@ final class Kernel {
         if (profile != null) {
             profile.begin(name);
         }
-        int rc = overlaps && stream.cuda().recording()
+        int rc = overlaps && early
                 ? OverlappingLaunch.of(f, (int) gridX, gridY, gridZ, blockX, sharedBytes, stream.cuda().queueAddress(),
                         args.memory)
                 : JCudaDriver.cuLaunchKernel(f, (int) gridX, gridY, gridZ, blockX, 1, 1, sharedBytes, stream.handle(),

@@ -1,0 +1,79 @@
+// options: --fmad=false
+//
+// Weights of a 4-bit tensor: packed, constants -> out [n], codebook[code] * scale. Bit-identical with the CPU's.
+#include "decode.cuh"
+
+// Elements a thread has at a time, and how often it has them in a turn.
+#define PIECE 8
+#define UNROLL 4
+
+// What a thread has read for a turn.
+struct Turn {
+    unsigned int words[UNROLL];
+    RawScale scales[UNROLL];
+
+    __device__ __forceinline__ void load(const unsigned char *packed, const Constants &c, long piece, long step, long pieces) {
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            long p = piece + u * step;
+            if (p < pieces) {
+                words[u] = __ldcs((const unsigned int *)packed + p);
+                scales[u] = load_scale(c, p * PIECE >> c.log_blocksize);
+            }
+        }
+    }
+};
+
+// A thread takes every gridDim.x * blockDim.x-th piece, and reads a turn ahead; then elements that are in no whole piece.
+template <class T>
+__device__ void dequantize4(const unsigned char *packed, const Constants &c, const Codebook *codebook, long n, T *out) {
+    __shared__ float value[16], map[256];
+    long step = (long)gridDim.x * blockDim.x, first = (long)blockIdx.x * blockDim.x + threadIdx.x;
+    long pieces = aligned(packed, 4) && aligned(out, 16) ? n / PIECE : 0;
+    Turn next;
+    next.load(packed, c, first, step, pieces);
+    float offset = 0;
+    if (threadIdx.x < 16) {
+        value[threadIdx.x] = codebook->value[threadIdx.x];
+    }
+    if (c.absmax2 != nullptr) {
+        map[threadIdx.x] = c.map[threadIdx.x];
+        offset = *c.offset;
+    }
+    __syncthreads();
+    auto scale_of = [&](const RawScale &raw) {
+        return c.absmax2 == nullptr ? __uint_as_float(raw.first)
+                : __fadd_rn(__fmul_rn(map[raw.first], raw.second), offset);
+    };
+    for (long piece = first; piece < pieces; piece += UNROLL * step) {
+        Turn turn = next;
+        next.load(packed, c, piece + UNROLL * step, step, pieces);
+#pragma unroll
+        for (int u = 0; u < UNROLL; u++) {
+            if (piece + u * step < pieces) {
+                float scale = scale_of(turn.scales[u]), v[PIECE];
+#pragma unroll
+                for (int i = 0; i < PIECE; i++) {
+                    v[i] = value[turn.words[u] >> (i % 2 == 0 ? 4 * i + 4 : 4 * i - 4) & 15] * scale;
+                }
+                store8(out + (piece + u * step) * PIECE, v);
+            }
+        }
+    }
+    for (long e = pieces * PIECE + first; e < n; e += step) {
+        int code = packed[e / 2] >> (e % 2 == 0 ? 4 : 0) & 15;
+        out[e] = from_f32<T>(value[code] * scale_of(load_scale(c, e >> c.log_blocksize)));
+    }
+}
+
+#define VARIANT(T, SUFFIX)                                                                                             \
+    extern "C" __global__ void __launch_bounds__(256) dequantize4_##SUFFIX(const unsigned char *packed,                \
+            const void *absmax, const float *absmax2, const float *offset, const float *map, int log_blocksize,        \
+            const Codebook *codebook, long n, T *out) {                                                                \
+        dequantize4(packed, Constants{absmax, absmax2, offset, map, log_blocksize}, codebook, n, out);                 \
+    }
+
+VARIANT(f32, f32)
+VARIANT(f64, f64)
+VARIANT(bf16, bf16)
+VARIANT(f16, f16)
