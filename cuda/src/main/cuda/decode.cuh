@@ -46,9 +46,7 @@ __device__ inline RawScale load_scale(const Constants &c, long block) {
     return RawScale{((const unsigned char *)c.absmax)[block], c.absmax2[block >> LOG_NESTED_BLOCKSIZE]};
 }
 
-__device__ inline float finish_scale(const Constants &c, RawScale raw, float offset) {
-    if (c.absmax2 == nullptr) {
-        return __uint_as_float(raw.first);
-    }
-    return __fadd_rn(__fmul_rn(__ldg(c.map + raw.first), raw.second), offset);
+// `map`: c.map, or a copy of it.
+__device__ inline float finish_scale(const Constants &c, const float *map, RawScale raw, float offset) {
+    return c.absmax2 == nullptr ? __uint_as_float(raw.first) : __fadd_rn(__fmul_rn(map[raw.first], raw.second), offset);
 }

@@ -41,17 +41,13 @@ __device__ void dequantize4(const unsigned char *packed, const Constants &c, con
         offset = *c.offset;
     }
     __syncthreads();
-    auto scale_of = [&](const RawScale &raw) {
-        return c.absmax2 == nullptr ? __uint_as_float(raw.first)
-                : __fadd_rn(__fmul_rn(map[raw.first], raw.second), offset);
-    };
     for (long piece = first; piece < pieces; piece += UNROLL * step) {
         Turn turn = next;
         next.load(packed, c, piece + UNROLL * step, step, pieces);
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
             if (piece + u * step < pieces) {
-                float scale = scale_of(turn.scales[u]), v[PIECE];
+                float scale = finish_scale(c, map, turn.scales[u], offset), v[PIECE];
 #pragma unroll
                 for (int i = 0; i < PIECE; i++) {
                     v[i] = value[turn.words[u] >> (i % 2 == 0 ? 4 * i + 4 : 4 * i - 4) & 15] * scale;
@@ -62,7 +58,7 @@ __device__ void dequantize4(const unsigned char *packed, const Constants &c, con
     }
     for (long e = pieces * PIECE + first; e < n; e += step) {
         int code = packed[e / 2] >> (e % 2 == 0 ? 4 : 0) & 15;
-        out[e] = from_f32<T>(value[code] * scale_of(load_scale(c, e >> c.log_blocksize)));
+        out[e] = from_f32<T>(value[code] * finish_scale(c, map, load_scale(c, e >> c.log_blocksize), offset));
     }
 }
 
