@@ -15,17 +15,24 @@ final class DynamicIndex {
     /** The map's thresholds and, for the last code, infinity. */
     private final float[] thresholds;
 
+    /** The most thresholds that lie behind the least number of any upper bits. */
+    private final int steps;
+
     private DynamicIndex(DynamicMap map) {
         thresholds = Arrays.copyOf(map.thresholds(), DynamicMap.SIZE);
         thresholds[DynamicMap.SIZE - 1] = Float.POSITIVE_INFINITY;
+        int most = 0;
         for (int upper = 0; upper < first.length; upper++) {
             float nearest = Float.intBitsToFloat(upper << SHIFT);
             float farthest = Float.intBitsToFloat(upper << SHIFT | (1 << SHIFT) - 1);
             // Among infinities and NaN the search begins with code 0, which is that of NaN.
             if (Float.isFinite(farthest)) {
-                first[upper] = (byte) map.code(Math.min(nearest, farthest));
+                int least = map.code(Math.min(nearest, farthest));
+                first[upper] = (byte) least;
+                most = Math.max(most, map.code(Math.max(nearest, farthest)) - least);
             }
         }
+        steps = most;
     }
 
     static synchronized DynamicIndex of(DynamicMap map) {
@@ -42,5 +49,19 @@ final class DynamicIndex {
             code++;
         }
         return code;
+    }
+
+    /**
+     * The codes of {@code n} finite numbers. Which numbers exceed a threshold cannot be foretold, so that is computed, not
+     * branched on: the difference's sign tells it, which subnormal numbers make exact.
+     */
+    void codes(float[] x, int n, byte[] codes) {
+        for (int i = 0; i < n; i++) {
+            int code = first[Float.floatToRawIntBits(x[i]) >>> SHIFT] & 0xff;
+            for (int step = 0; step < steps; step++) {
+                code += Float.floatToRawIntBits(thresholds[code] - x[i]) >>> Integer.SIZE - 1;
+            }
+            codes[i] = (byte) code;
+        }
     }
 }

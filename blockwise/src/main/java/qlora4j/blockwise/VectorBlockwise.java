@@ -19,6 +19,7 @@ final class VectorBlockwise implements BlockwiseKernels {
     private final VectorCodec[] codecs = VectorCodec.ofTypes();
     private final float[][] block;
     private final float[][] blockConstants;
+    private final byte[][] blockCodes;
     private double[] chunkSums = new double[0];
     private final VectorGemm gemm;
     private final VectorQuantizedPanels panels;
@@ -28,6 +29,7 @@ final class VectorBlockwise implements BlockwiseKernels {
         this.team = team;
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
         blockConstants = new float[team.size()][QuantConfig.MAX_BLOCKSIZE / QuantConfig.MIN_BLOCKSIZE];
+        blockCodes = new byte[team.size()][QuantConfig.MAX_BLOCKSIZE];
         gemm = new VectorGemm(team);
         panels = new VectorQuantizedPanels(team);
         fewRows = new VectorFewRows(team);
@@ -152,9 +154,15 @@ final class VectorBlockwise implements BlockwiseKernels {
             float constant = VectorCodec.absmax(values, 0, n);
             constants.set(Elements.FLOAT, 4 * j, constant);
             VectorCodec.normalize(values, 0, n, constant);
-            for (int i = 0; i < n; i++) {
-                bytes.set(Elements.BYTE, from + i, (byte) index.code(values[i]));
+            byte[] found = blockCodes[worker];
+            if (Float.isFinite(constant)) {
+                index.codes(values, n, found);
+            } else {
+                for (int i = 0; i < n; i++) {
+                    found[i] = (byte) index.code(values[i]);
+                }
             }
+            MemorySegment.copy(found, 0, bytes, Elements.BYTE, from, n);
         });
     }
 
