@@ -131,13 +131,6 @@ public final class Lanes {
         }
     }
 
-    /** Copies {@code n} floats; up to L - 1 more behind the last, in both arrays, are read and overwritten. */
-    static void copyOver(float[] in, int from, int n, float[] out, int at) {
-        for (int i = 0; i < n; i += L) {
-            FloatVector.fromArray(F, in, from + i).intoArray(out, at + i);
-        }
-    }
-
     /**
      * Copies {@code n} float32 values of {@code d}, from a byte offset on, to runs of {@code run} floats at distances
      * of {@code stride}. For runs of a few vectors one loop is several times as fast as a call of {@link #load} each.

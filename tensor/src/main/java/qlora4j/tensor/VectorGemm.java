@@ -7,8 +7,7 @@ import java.util.List;
 /**
  * The one tiled product of the cpu backend: {@code C [m, n] = alpha·A [m, k]·B [k, n]}, or added to another matrix.
  *
- * <p>A is packed in pieces of {@link #KC} columns and groups of a few rows, so that the micro-kernel reads it straight
- * through. B comes from a {@link PanelSource} in panels of {@link #KC} rows and {@link #NC} columns: copied,
+ * <p>A is packed in pieces of {@link #KC} columns, so that the micro-kernel finds its rows at fixed distances. B comes from a {@link PanelSource} in panels of {@link #KC} rows and {@link #NC} columns: copied,
  * transposed, converted or dequantized as it is needed, small enough to stay in the first-level cache while the rows of
  * A pass by. The micro-kernel ({@link VectorGemmTile}) holds its tile of C in registers. A task of the team is a block
  * of rows and a few panels of columns; its piece of A and its sums stay in the second-level cache. Every element of C is
@@ -37,6 +36,8 @@ public final class VectorGemm {
     private static final int TASKS_PER_THREAD = 3;
     /** Rows whose sums over all of a task's columns, 12 KiB, are written before the next are computed; whole groups. */
     private static final int FEW_ROWS = 2 * R;
+    /** A piece of so few rows of B: its panels are in the first-level cache together. */
+    private static final int SHORT = KC / 6;
     /** Rows that are packed at a time. */
     private static final int PACKED_ROWS = 2 * MAX_ROWS;
 
@@ -212,11 +213,7 @@ public final class VectorGemm {
             Result r = results.get(i);
             int j0 = column * wide * NC;
             Block block = new Block(r, i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, r.n() - j0));
-            if (a.pieces().size() == 1 && r.b[a.pieces().getFirst().part()] != null && !r.transposed) {
-                onePiece(block, from, worker);
-            } else {
-                write(sums(block, worker), from, block, i0, block.count, scratch[worker]);
-            }
+            block(block, from, worker);
         });
     }
 
@@ -231,60 +228,71 @@ public final class VectorGemm {
         return (n + step - 1) / step * step;
     }
 
-    /** Sums of a block by panels. */
-    private float[] sums(Block block, int worker) {
+    /** The pieces of k in their order; a short last one is added and the sums are written a few rows at a time. */
+    private void block(Block block, int from, int worker) {
         Scratch own = scratch[worker];
-        int stride = stride(block.count);
+        Result r = block.result;
+        int last = a.pieces().size() - 1;
+        while (last >= 0 && r.b[a.pieces().get(last).part()] == null) {
+            last--;
+        }
+        int first = 0;
+        while (first < last && r.b[a.pieces().get(first).part()] == null) {
+            first++;
+        }
+        boolean byRows = !r.transposed && last >= 0 && (first == last || a.pieces().get(last).pc() <= SHORT);
+        int stride = byRows && first == last ? FEW_ROWS * NC : roundUp(block.count, R) * NC;
         float[] sums = own.sums(block.panels() * stride);
-        Arrays.fill(sums, 0, block.panels() * stride, 0f);
-        for (VectorPackedRows.Piece piece : a.pieces()) {
-            PanelSource b = block.result.b[piece.part()];
-            if (b != null) {
-                b.fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
-                tiles(piece, block, block.i0, stride, own, sums);
+        for (int q = first; q < (byRows ? last : last + 1); q++) {
+            VectorPackedRows.Piece piece = a.pieces().get(q);
+            if (r.b[piece.part()] != null) {
+                r.b[piece.part()].fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
+                tiles(piece, block, 0, block.count, sums, 0, stride, q == first, own);
             }
         }
-        return sums;
+        if (last < 0) {
+            Arrays.fill(sums, 0, block.panels() * stride, 0f);
+        }
+        if (byRows) {
+            lastPiece(block, from, a.pieces().get(last), sums, stride, first == last, worker);
+        } else {
+            write(sums, 0, stride, from, block, 0, block.count, own);
+        }
     }
 
-    /** Floats of a panel's sums. */
-    private static int stride(int count) {
-        return roundUp(count, R) * NC;
-    }
-
-    /** A short product's sums are written a few rows at a time, out of the first-level cache. */
-    private void onePiece(Block block, int from, int worker) {
+    /** While the sums of these rows are in the first-level cache they are written. */
+    private void lastPiece(Block block, int from, VectorPackedRows.Piece piece, float[] sums, int stride, boolean only,
+            int worker) {
         Scratch own = scratch[worker];
-        VectorPackedRows.Piece piece = a.pieces().getFirst();
         block.result.b[piece.part()].fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
-        float[] sums = own.sums(block.panels() * FEW_ROWS * NC);
         for (int i = 0; i < block.count; i += FEW_ROWS) {
             int count = Math.min(FEW_ROWS, block.count - i);
-            Arrays.fill(sums, 0, block.panels() * stride(count), 0f);
-            tiles(piece, block, block.i0 + i, stride(count), own, sums);
-            write(sums, from, block, block.i0 + i, count, own);
+            int at = only ? 0 : i * NC;
+            tiles(piece, block, i, count, sums, at, stride, only, own);
+            write(sums, at, stride, from, block, i, count, own);
         }
     }
 
-    /** Adds a piece's product for the block's rows from i0 on, {@code stride / NC} of them, to their sums. */
-    private void tiles(VectorPackedRows.Piece piece, Block block, int i0, int stride, Scratch own, float[] sums) {
+    /** A piece's product for {@code count} of the block's rows from i on; a panel's sums begin at {@code at}. */
+    private void tiles(VectorPackedRows.Piece piece, Block block, int i, int count, float[] sums, int at, int stride,
+            boolean first, Scratch own) {
         for (int v = 0; v < block.panels(); v++) {
-            VectorGemmTile.rows(a.packed(), piece.group(i0), piece.stride(), own.panels, v * PANEL, piece.pc(),
-                    sums, v * stride, stride / NC);
+            VectorGemmTile.rows(a.packed(), piece.row(block.i0 + i), own.panels, v * PANEL, piece.pc(), sums,
+                    at + v * stride, roundUp(count, R), first);
         }
     }
 
-    /** Writes the sums of {@code count} of a block's rows, from i0 on, to C, where packed rows begin at {@code from}. */
-    private static void write(float[] sums, int from, Block block, int i0, int count, Scratch own) {
-        int stride = stride(count);
+    /** Writes the sums of {@code count} of a block's rows, from i on, to C, where packed rows begin at {@code from}. */
+    private static void write(float[] sums, int begin, int stride, int from, Block block, int i0, int count,
+            Scratch own) {
         int columns = block.columns;
-        int row = from + i0;
+        int row = from + block.i0 + i0;
         Tensor c = block.result.c;
         Tensor base = block.result.base;
         if (block.result.transposed) {
             float[] column = own.column(count);
             for (int j = 0; j < columns; j++) {
-                int at = j / NC * stride + j % NC;
+                int at = begin + j / NC * stride + j % NC;
                 for (int i = 0; i < count; i++) {
                     column[i] = sums[at + i * NC];
                 }
@@ -297,12 +305,12 @@ public final class VectorGemm {
         for (int i = 0; i < count; i++) {
             long to = (long) (row + i) * c.cols() + block.j0;
             if (base != null) {
-                Lanes.addStrided(sums, i * NC, NC, stride, whole, base.data(), c.data(), 4 * to);
+                Lanes.addStrided(sums, begin + i * NC, NC, stride, whole, base.data(), c.data(), 4 * to);
             } else {
-                Lanes.storeStrided(sums, i * NC, NC, stride, whole, c.data(), 4 * to);
+                Lanes.storeStrided(sums, begin + i * NC, NC, stride, whole, c.data(), 4 * to);
             }
             for (int j = whole; j < columns; j += NC) {
-                store(sums, j / NC * stride + i * NC, Math.min(NC, columns - j), base, c, to + j);
+                store(sums, begin + j / NC * stride + i * NC, Math.min(NC, columns - j), base, c, to + j);
             }
         }
     }

@@ -84,13 +84,13 @@ final class VectorNarrow {
             }
         }
 
-        /** {@code sums[r * width + j] += Σ a[r * KC + p]·B[p0 + p][j]} over {@code pc} columns of twelve rows. */
-        void addTo(float[] sums, float[] a, int p0, int pc) {
+        /** {@code sums[r * width + j] += Σ a[ao + r * KC + p]·B[p0 + p][j]} over {@code pc} columns of twelve rows. */
+        void addTo(float[] sums, float[] a, int ao, int p0, int pc) {
             if (width == L) {
-                oneVector(a, packed, p0 * width, pc, sums);
+                oneVector(a, ao, packed, p0 * width, pc, sums);
             } else {
-                twoVectors(a, 0, packed, p0 * width, pc, sums, 0);
-                twoVectors(a, ROWS / 2 * KC, packed, p0 * width, pc, sums, ROWS / 2 * width);
+                twoVectors(a, ao, packed, p0 * width, pc, sums, 0);
+                twoVectors(a, ao + ROWS / 2 * KC, packed, p0 * width, pc, sums, ROWS / 2 * width);
             }
         }
 
@@ -142,16 +142,16 @@ final class VectorNarrow {
             for (int r = 0; r < count; r++) {
                 Floats.load(a, (long) (i + r) * k + p0, pc, own.rows, r * KC);
             }
-            packed.addTo(own.sums, own.rows, p0, pc);
+            packed.addTo(own.sums, own.rows, 0, p0, pc);
         }
     }
 
-    /** {@code c[r * L + j] += Σ a[r * KC + p]·b[bs + p * L + j]} for twelve rows. */
-    private static void oneVector(float[] a, float[] b, int bs, int pc, float[] c) {
+    /** {@code c[r * L + j] += Σ a[ao + r * KC + p]·b[bs + p * L + j]} for twelve rows. */
+    private static void oneVector(float[] a, int ao, float[] b, int bs, int pc, float[] c) {
         FloatVector c0 = load(c, 0, 0), c1 = load(c, 0, 1), c2 = load(c, 0, 2), c3 = load(c, 0, 3);
         FloatVector c4 = load(c, 0, 4), c5 = load(c, 0, 5), c6 = load(c, 0, 6), c7 = load(c, 0, 7);
         FloatVector c8 = load(c, 0, 8), c9 = load(c, 0, 9), c10 = load(c, 0, 10), c11 = load(c, 0, 11);
-        for (int p = 0, bo = bs; p < pc; p++, bo += L) {
+        for (int p = ao, bo = bs; p < ao + pc; p++, bo += L) {
             FloatVector b0 = FloatVector.fromArray(Lanes.F, b, bo);
             c0 = FloatVector.broadcast(Lanes.F, a[p]).fma(b0, c0);
             c1 = FloatVector.broadcast(Lanes.F, a[p + KC]).fma(b0, c1);

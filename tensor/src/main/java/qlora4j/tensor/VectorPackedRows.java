@@ -6,21 +6,21 @@ import java.util.List;
 
 /**
  * The left side of a {@link VectorGemm} product, packed: its parts lie side by side in the direction of k and are cut
- * into pieces of {@link VectorGemm#KC} columns; a piece lies in groups of a few rows as {@link VectorGemmTile} reads
- * them. What is to be multiplied with a few columns too is, while its rows pass by, so that they are read once.
+ * into pieces of {@link VectorGemm#KC} columns; in a piece rows lie one behind the other, KC floats each, so that
+ * {@link VectorGemmTile} reads all of a task's rows in one stretch of memory, at fixed distances. What is to be multiplied with a few columns too is, while its rows pass by, so that they are read once.
  */
 final class VectorPackedRows {
     private static final int KC = VectorGemm.KC;
-    private static final int GROUP = VectorGemmTile.GROUP;
-    /** Rows that are read together: whole groups. */
+    /** Rows that are read together: whole tiles. */
     private static final int ROWS = VectorNarrow.ROWS;
-    /** Rows that a task packs: whole groups, and whole vectors, at every width. */
+    /** Rows that a task packs: whole tiles, and whole vectors, at every width. */
     private static final int STRIP = 4 * ROWS;
     /** Floats that are packed at a time, 20 MiB, unless there are products with few columns. */
     private static final int MOST = 5 << 20;
 
     private final Team team;
-    private final VectorNarrow.Scratch[] scratch;
+    private final Scratch[] scratch;
+    private final VectorNarrow.Scratch[] narrowScratch;
     private final float[][][] narrowSums;
     private final List<VectorNarrow.Columns> columns = new ArrayList<>();
     private final List<Piece> pieces = new ArrayList<>();
@@ -32,19 +32,33 @@ final class VectorPackedRows {
     /**
      * Columns {@code p0 .. p0 + pc} of a part.
      *
-     * @param at where its first group lies
-     * @param stride from one group to the next; behind each is room for a vector that is written over its end
+     * @param at where the first row lies
      */
-    record Piece(int part, int p0, int pc, int at, int stride) {
-        /** Where the group of row i begins. */
-        int group(int i) {
-            return at + i / GROUP * stride;
+    record Piece(int part, int p0, int pc, int at) {
+        /** Where row i begins. */
+        int row(int i) {
+            return at + i * KC;
+        }
+    }
+
+    /** One thread's memory: columns of a transposed part, {@link #STRIP} rows side by side. */
+    private static final class Scratch {
+        private float[] columns = new float[0];
+        private final VectorTranspose transpose = new VectorTranspose();
+
+        private float[] columns() {
+            if (columns.length == 0) {
+                columns = new float[KC * STRIP];
+            }
+            return columns;
         }
     }
 
     VectorPackedRows(Team team) {
         this.team = team;
-        this.scratch = VectorNarrow.Scratch.of(team);
+        this.scratch = new Scratch[team.size()];
+        Arrays.setAll(scratch, worker -> new Scratch());
+        this.narrowScratch = VectorNarrow.Scratch.of(team);
         this.narrowSums = new float[team.size()][0][];
     }
 
@@ -91,32 +105,36 @@ final class VectorPackedRows {
                     columns.add(new VectorNarrow.Columns());
                 }
                 if (first) {
-                    columns.get(slot).pack(team, scratch, few.b(), few.transposed(), few.alpha(), few.c().cols());
+                    columns.get(slot).pack(team, narrowScratch, few.b(), few.transposed(), few.alpha(), few.c().cols());
                 }
                 slot++;
             }
         }
     }
 
-    /** The next pieces, at least one, of at most {@code most} floats. */
+    /** The next pieces, at least one, of at most {@code most} floats; short parts lie side by side. */
     private void cut(List<VectorGemm.Part> parts, int count, int most) {
         pieces.clear();
-        int at = 0;
+        int size = Math.multiplyExact(roundUp(count, STRIP), KC);
+        int end = 0;
+        int used = KC;
         for (; part < parts.size(); part++, column = 0) {
-            int k = parts.get(part).k();
-            for (; column < k; column += KC) {
-                int pc = Math.min(KC, k - column);
-                int stride = roundUp(pc, Lanes.L) * GROUP + Lanes.L;
-                int size = Math.multiplyExact(roundUp(count, STRIP) / GROUP, stride);
-                if (at > 0 && (long) at + size > most) {
-                    grow(at);
-                    return;
+            VectorGemm.Part p = parts.get(part);
+            for (; column < p.k(); column += KC) {
+                int pc = Math.min(KC, p.k() - column);
+                if (used + pc > KC || p.transposed()) {
+                    if (end > 0 && (long) end + size > most) {
+                        grow(end);
+                        return;
+                    }
+                    used = 0;
+                    end = Math.addExact(end, size);
                 }
-                pieces.add(new Piece(part, column, pc, at, stride));
-                at = Math.addExact(at, size);
+                pieces.add(new Piece(part, column, pc, end - size + used));
+                used += pc;
             }
         }
-        grow(at);
+        grow(end);
     }
 
     private void grow(int length) {
@@ -143,7 +161,7 @@ final class VectorPackedRows {
             VectorGemm.Part p = parts.get(part);
             if (p.transposed()) {
                 for (int q = piece; q < next; q++) {
-                    packTransposed(p, from + i0, rows, pieces.get(q), i0, scratch[worker].rows);
+                    packTransposed(p, from + i0, rows, pieces.get(q), i0, scratch[worker]);
                 }
             } else {
                 for (int i = 0; i < rows; i += ROWS) {
@@ -156,22 +174,20 @@ final class VectorPackedRows {
 
     /** At most {@link #ROWS} rows of A from {@code row} on, which are rows {@code to …} of what is packed. */
     private void packRows(VectorGemm.Part part, int row, int n, int to, int first, int end, int slot, int worker) {
-        VectorNarrow.Scratch own = scratch[worker];
         Tensor a = part.a();
         int few = part.few().size();
         float[][] sums = sums(worker, few);
-        Arrays.fill(own.rows, n * KC, ROWS * KC, 0f);
         for (int q = first; q < end; q++) {
             Piece piece = pieces.get(q);
             for (int r = 0; r < n; r++) {
-                Floats.load(a, (long) (row + r) * a.cols() + piece.p0, piece.pc, own.rows, r * KC);
-                scale(own.rows, r * KC, piece.pc, part.alpha());
+                Floats.load(a, (long) (row + r) * a.cols() + piece.p0, piece.pc, packed, piece.row(to + r));
+                scale(packed, piece.row(to + r), piece.pc, part.alpha());
             }
-            for (int r = 0; r < ROWS; r += GROUP) {
-                own.transpose.run(own.rows, r * KC, KC, GROUP, piece.pc, packed, piece.group(to + r), GROUP);
+            for (int r = n; r < ROWS; r++) {
+                Arrays.fill(packed, piece.row(to + r), piece.row(to + r) + piece.pc, 0f);
             }
             for (int c = 0; c < few; c++) {
-                columns.get(slot + c).addTo(sums[c], own.rows, piece.p0, piece.pc);
+                columns.get(slot + c).addTo(sums[c], packed, piece.row(to), piece.p0, piece.pc);
             }
         }
         for (int c = 0; c < few; c++) {
@@ -194,16 +210,15 @@ final class VectorPackedRows {
     }
 
     /** {@code n} rows of A that lie as columns, from {@code row} on; they are rows {@code to …} of what is packed. */
-    private void packTransposed(VectorGemm.Part part, int row, int n, Piece piece, int to, float[] own) {
+    private void packTransposed(VectorGemm.Part part, int row, int n, Piece piece, int to, Scratch own) {
         Tensor a = part.a();
-        Arrays.fill(own, n, STRIP + Lanes.L, 0f);
+        float[] columns = own.columns();
         for (int p = 0; p < piece.pc; p++) {
-            Floats.load(a, (long) (piece.p0 + p) * a.cols() + row, n, own, 0);
-            scale(own, 0, n, part.alpha());
-            for (int i = 0, at = piece.group(to) + p * GROUP; i < n; i += GROUP, at += piece.stride) {
-                Lanes.copyOver(own, i, GROUP, packed, at);
-            }
+            Floats.load(a, (long) (piece.p0 + p) * a.cols() + row, n, columns, p * STRIP);
+            Arrays.fill(columns, p * STRIP + n, (p + 1) * STRIP, 0f);
+            scale(columns, p * STRIP, n, part.alpha());
         }
+        own.transpose.run(columns, 0, STRIP, piece.pc, roundUp(n, ROWS), packed, piece.row(to), KC);
     }
 
     private static void scale(float[] x, int at, int n, float alpha) {
