@@ -17,6 +17,8 @@ import qlora4j.tensor.VectorTranspose;
 final class VectorPanels {
     private static final int L = Lanes.L;
     private static final int NC = VectorGemm.NC;
+    /** Rows of W whose memory is asked for at once. */
+    private static final int FETCHED_ROWS = 16;
     /** Codes in a 32-bit word. */
     private static final int WORD = 8;
 
@@ -26,6 +28,8 @@ final class VectorPanels {
         private final float[] columns = new float[L * VectorGemm.KC];
         private final float[] scales = new float[L * (VectorGemm.KC / QuantConfig.MIN_BLOCKSIZE + 1)];
         private final VectorTranspose transpose = new VectorTranspose();
+        /** Is written so that what only fetches memory is not left out. */
+        private int fetched;
 
         static Scratch[] of(int threads) {
             Scratch[] s = new Scratch[threads];
@@ -73,13 +77,31 @@ final class VectorPanels {
         VectorCodec.round(compute, target, at, n);
     }
 
+    /**
+     * Reads the first and the last word of {@code n} columns, two cache lines at most as a rule, of some rows: all these
+     * reads are under way at once. Between other work the memory of each row would be waited for.
+     */
+    private void fetch(long first, int rows, int n, Scratch own) {
+        int seen = 0;
+        long last = n / 2 - Integer.BYTES;
+        for (int i = 0; i < rows; i++) {
+            long at = (first + (long) i * in) / 2;
+            seen |= packed.get(Elements.INT, at) | packed.get(Elements.INT, at + last);
+        }
+        own.fetched = seen;
+    }
+
     /** Panels of W itself, {@code B[p][j] = W[p, j]}: the backward product. */
     VectorGemm.PanelSource rows() {
+        boolean fetches = in % 2 == 0;
         return (p0, pc, j0, jc, panels, worker) -> {
             Scratch own = scratch[worker];
             float[] row = own.rows;
             for (int p = 0; p < pc; p++) {
                 long first = (long) (p0 + p) * in + j0;
+                if (fetches && jc >= WORD && p % FETCHED_ROWS == 0) {
+                    fetch(first, Math.min(FETCHED_ROWS, pc - p), jc, own);
+                }
                 if (first % blocksize == 0) {
                     scales.get(first / blocksize, (jc + blocksize - 1) / blocksize, own.scales, 0, 1);
                     codec.decode(packed, first, jc, own.scales, blocksize, row, 0);
@@ -97,7 +119,7 @@ final class VectorPanels {
     /** Panels of W transposed, {@code B[p][j] = W[j, p]}: the forward product. */
     VectorGemm.PanelSource columns() {
         // Then rows begin with a block and a byte, and a panel holds whole words.
-        return in % blocksize == 0 ? this::fillByWords : this::fillByRows;
+        return VectorGemm.PanelSource.byPanels(in % blocksize == 0 ? this::fillByWords : this::fillByRows);
     }
 
     private void fillByRows(int p0, int pc, int j0, int jc, float[] panels, int worker) {
@@ -123,6 +145,7 @@ final class VectorPanels {
         int into = p0 % blocksize;
         int blocks = (into + pc + blocksize - 1) / blocksize;
         IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
+        fetch((long) j0 * in + p0, jc, pc, own);
         for (int j = 0; j < jc; j += L) {
             // Lanes beyond the last row keep what is there; nobody reads those columns.
             int count = Math.min(L, jc - j);

@@ -22,7 +22,7 @@ public final class VectorDensePanels {
     /** {@code B[p][j] = w[j, p]}, the transpose of {@code w [n, k]}. */
     public VectorGemm.PanelSource columns(Tensor w) {
         int k = w.cols();
-        return (p0, pc, j0, jc, panels, worker) -> {
+        return VectorGemm.PanelSource.byPanels((p0, pc, j0, jc, panels, worker) -> {
             Strip own = strips[worker];
             for (int j = 0; j < jc; j += Lanes.L) {
                 int count = Math.min(Lanes.L, jc - j);
@@ -31,7 +31,7 @@ public final class VectorDensePanels {
                 }
                 own.transpose.run(own.rows, 0, KC, count, pc, panels, j / NC * VectorGemm.PANEL + j % NC, NC);
             }
-        };
+        });
     }
 
     /** {@code B[p][j] = b[p, j]}, {@code b [k, n]} as it lies. */

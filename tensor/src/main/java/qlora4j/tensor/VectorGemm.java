@@ -78,6 +78,26 @@ public final class VectorGemm {
          * @param worker which thread of the team calls, for scratch memory of the source's own
          */
         void fill(int p0, int pc, int j0, int jc, float[] panels, int worker);
+
+        /** Whether a panel is best filled by itself: it is in the first-level cache then, where it is read. */
+        default boolean byPanels() {
+            return false;
+        }
+
+        /** A source that writes column after column, and so gains nothing from many of them. */
+        static PanelSource byPanels(PanelSource source) {
+            return new PanelSource() {
+                @Override
+                public void fill(int p0, int pc, int j0, int jc, float[] panels, int worker) {
+                    source.fill(p0, pc, j0, jc, panels, worker);
+                }
+
+                @Override
+                public boolean byPanels() {
+                    return true;
+                }
+            };
+        }
     }
 
     /**
@@ -246,8 +266,7 @@ public final class VectorGemm {
         for (int q = first; q < (byRows ? last : last + 1); q++) {
             VectorPackedRows.Piece piece = a.pieces().get(q);
             if (r.b[piece.part()] != null) {
-                r.b[piece.part()].fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
-                tiles(piece, block, 0, block.count, sums, 0, stride, q == first, own);
+                piece(block, piece, r.b[piece.part()], sums, stride, q == first, worker);
             }
         }
         if (last < 0) {
@@ -257,6 +276,22 @@ public final class VectorGemm {
             lastPiece(block, from, a.pieces().get(last), sums, stride, first == last, worker);
         } else {
             write(sums, 0, stride, from, block, 0, block.count, own);
+        }
+    }
+
+    /** Adds a piece's product for all of the block's rows to their sums, which begin with the first. */
+    private void piece(Block block, VectorPackedRows.Piece piece, PanelSource b, float[] sums, int stride,
+            boolean first, int worker) {
+        Scratch own = scratch[worker];
+        if (!b.byPanels()) {
+            b.fill(piece.p0(), piece.pc(), block.j0, block.columns, own.panels, worker);
+            tiles(piece, block, 0, block.count, sums, 0, stride, first, own);
+            return;
+        }
+        for (int j = 0; j < block.columns; j += NC) {
+            b.fill(piece.p0(), piece.pc(), block.j0 + j, Math.min(NC, block.columns - j), own.panels, worker);
+            VectorGemmTile.rows(a.packed(), piece.row(block.i0), own.panels, 0, piece.pc(), sums, j / NC * stride,
+                    roundUp(block.count, R), first);
         }
     }
 
