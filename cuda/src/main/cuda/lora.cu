@@ -8,7 +8,7 @@
 //   add_rows   y [rows, n] = residual [rows, n] + bias [n] (either may be null), or added to y
 //   sum_rows   sums [n] += the sum of dy [rows, n] over its rows, each column in one order
 //
-//   round_parts   to = from of up to six matrices, rounded to bfloat16      add_parts   to += from of up to three
+//   round_parts   to = factor * from of up to six matrices, rounded to bfloat16      add_parts   to += from of up to three
 #include "grid.cuh"
 #include "numbers.cuh"
 #include "philox.cuh"
@@ -128,6 +128,7 @@ struct Part {
     const f32 *from;
     void *to;
     long n;
+    float factor;
 };
 
 struct Parts {
@@ -141,11 +142,15 @@ extern "C" __global__ void __launch_bounds__(256) round_parts(const __grid_const
     if (at + PIECE <= p.n && aligned(p.from, 16) && aligned(to, 16)) {
         float v[PIECE];
         load8(p.from + at, v);
+#pragma unroll
+        for (int i = 0; i < PIECE; i++) {
+            v[i] *= p.factor;
+        }
         store8(to, v);
         return;
     }
     for (int i = 0; i < PIECE && at + i < p.n; i++) {
-        to[i] = from_f32<bf16>(p.from[at + i]);
+        to[i] = from_f32<bf16>(p.from[at + i] * p.factor);
     }
 }
 

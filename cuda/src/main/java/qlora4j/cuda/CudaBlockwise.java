@@ -237,8 +237,14 @@ final class CudaBlockwise implements BlockwiseKernels {
     /** W in the workspace, where {@link Products} would round operands: none is rounded beside it. */
     private Matrix dequantized(CudaStream s, QuantizedTensor w, DType type) {
         long at = cuda.workspace(workspaceBytes(type, w.size())) + Products.OPERANDS;
-        dequantize(s, w, dequantize4.get(Tensor.shapeOnly(type, 1)), at);
-        return new Matrix(at, type, w.outFeatures(), w.inFeatures(), w.inFeatures());
+        Matrix out = new Matrix(at, type, w.outFeatures(), w.inFeatures(), w.inFeatures());
+        dequantize(s, w, out);
+        return out;
+    }
+
+    /** W, dequantized to {@code out}, a matrix without gaps. */
+    void dequantize(CudaStream s, QuantizedTensor w, Matrix out) {
+        dequantize(s, w, dequantize4.get(Tensor.shapeOnly(out.type(), 1)), out.address());
     }
 
     @Override

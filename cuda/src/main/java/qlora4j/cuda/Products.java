@@ -1,11 +1,15 @@
 package qlora4j.cuda;
 
+import java.util.List;
 import java.util.Optional;
+import qlora4j.cuda.SummedProducts.Output;
+import qlora4j.cuda.SummedProducts.Term;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Tensor;
 
 /**
- * Dense products of any types that occur: cuBLAS where it was found and takes them, else {@code gemm.cu}. When one of the
+ * Dense products of any types that occur: {@link SummedProducts} where they are large and of bfloat16, cuBLAS where it was
+ * found and takes them, else {@code gemm.cu}. When one of the
  * matrices is bfloat16, float32 operands are rounded to bfloat16 and sums are float32; all-float32 products are true
  * float32. Scratch memory is the first {@link #SCRATCH_BYTES} of the backend's workspace: parts of sums, room for a
  * caller, then operands rounded to bfloat16. Who multiplies only what needs no rounding, such as a dequantized matrix
@@ -49,6 +53,11 @@ final class Products {
     record Epilogue(float alpha, boolean accumulate, Tensor residual, Tensor bias, Tensor slots, int slot) {
         static Epilogue plain(float alpha, boolean accumulate) {
             return new Epilogue(alpha, accumulate, null, null, null, 0);
+        }
+
+        /** Whether it is what {@link SummedProducts} adds. */
+        private boolean isSum() {
+            return alpha == 1 && slots == null && !(accumulate && residual != null);
         }
 
         private boolean isPlain() {
@@ -99,6 +108,7 @@ final class Products {
 
     private final CudaBackend cuda;
     private final Optional<Cublas> cublas;
+    private final SummedProducts summed;
     private final int multiprocessors;
     private final Kernel[][] kernels = new Kernel[Layout.values().length][Size.values().length];
     private final Kernel f32;
@@ -111,6 +121,7 @@ final class Products {
         if (cublas.isEmpty()) {
             cuda.note("no cuBLAS: slower dense products of its own");
         }
+        summed = new SummedProducts(cuda);
         multiprocessors = cuda.context().multiprocessors();
         CudaModules m = cuda.modules();
         for (Layout l : Layout.values()) {
@@ -121,6 +132,11 @@ final class Products {
         f32 = m.kernel("gemm", "gemm_f32");
         sum = m.kernel("gemm", "gemm_sum");
         round = m.kernel("convert", "convert_f32_bf16");
+    }
+
+    /** Sums of products that are one operation. */
+    SummedProducts summed() {
+        return summed;
     }
 
     private static String lower(Enum<?> e) {
@@ -151,6 +167,16 @@ final class Products {
         int k = layout == Layout.TN ? a.rows() : a.cols();
         if (c.elements() == 0) {
             return;
+        }
+        if (e.isSum()) {
+            List<Output> sum = List.of(new Output(c, e.accumulate() ? c
+                    : e.residual() == null ? null
+                            : Matrix.of(e.residual()),
+                    e.bias(), List.of(new Term(a, b))));
+            if (summed.takes(layout, sum)) {
+                summed.multiply(s, layout, sum);
+                return;
+            }
         }
         long work = c.elements() * k;
         boolean half = isAny(DType.F16, a, b, c);

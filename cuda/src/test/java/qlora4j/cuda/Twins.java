@@ -51,6 +51,16 @@ final class Twins implements AutoCloseable {
     final Backend scalar = Backends.open(Backend.SCALAR);
     final CudaBackend cuda = Gpu.open();
 
+    /** Twins whose GPU is opened while a system property, which was not set before, has this value. */
+    static Twins with(String property, String value) {
+        System.setProperty(property, value);
+        try {
+            return new Twins();
+        } finally {
+            System.clearProperty(property);
+        }
+    }
+
     /** The outputs of both, as host tensors: {@code [0]} the scalar backend's, {@code [1]} the GPU's. */
     Tensor[][] run(Operation operation) {
         Tensor[][] both = new Tensor[2][];
@@ -89,6 +99,19 @@ final class Twins implements AutoCloseable {
                 double bound = 4 * Math.sqrt(terms) * EPSILON * Math.max(magnitude, Math.abs(e)) + ulp * Math.abs(e);
                 assertThat(Math.abs(a - e)).as("output %d, element %d: %s and %s", t, i, a, e)
                         .isLessThanOrEqualTo(bound);
+            }
+        }
+    }
+
+    /** Outputs of {@link #run} agree within {@code relative} of the sums of magnitudes. */
+    static void within(Tensor[][] both, Tensor[] magnitude, double relative) {
+        for (int t = 0; t < both[0].length; t++) {
+            for (long i = 0; i < both[0][t].size(); i++) {
+                double e = both[0][t].get(i);
+                double a = both[1][t].get(i);
+                assertThat(e).as("the reference writes output %d, element %d", t, i).isFinite();
+                assertThat(Math.abs(a - e)).as("output %d, element %d: %s and %s", t, i, a, e)
+                        .isLessThanOrEqualTo(relative * magnitude[t].get(i));
             }
         }
     }
