@@ -286,12 +286,6 @@ final class CudaLora implements LoraKernels {
         }
     }
 
-    /** All that reads x is enqueued before what writes dx. */
-    @Override
-    public void backwardInPlace(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor du) {
-        backward(s, call, dy, x, u, false, x, du, null);
-    }
-
     /** Begins dx with {@code du·A} where all rows have one adapter and no dropout; whether it did. */
     private boolean backThroughAdapters(CudaStream s, Linear.Call call, Tensor du, Tensor dropped, boolean accumulate,
             Tensor dx) {

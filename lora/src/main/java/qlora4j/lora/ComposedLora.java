@@ -102,31 +102,36 @@ abstract class ComposedLora implements LoraKernels {
     @Override
     public void backward(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx,
             Tensor du, Tensor dropped) {
+        weightGradients(s, call, dy, x);
+        if (u != null) {
+            Tensor xd = droppedInput(call, x, dropped);
+            eachRun(call, x.rows(), (pair, from, to) -> {
+                if (pair != null) {
+                    Tensor dur = part(du, pair, from, to);
+                    Matmul.nn(s, dy.rows(from, to), pair.b(), (float) pair.scale(), dur, false);
+                    pairGradients(s, pair, dy.rows(from, to), part(u, pair, from, to), dur, xd.rows(from, to));
+                }
+            });
+        }
         if (dx != null) {
             call.weight().productBackward(s, dy, accumulate, dx);
-        }
-        weightGradients(s, call, dy, x);
-        if (u == null) {
-            return;
-        }
-        Tensor xd = droppedInput(call, x, dropped);
-        eachRun(call, x.rows(), (pair, from, to) -> {
-            if (pair == null) {
-                if (dropped != null) {
-                    s.zero(dropped.rows(from, to));
-                }
-                return;
+            if (u != null) {
+                throughPairs(s, call, du, dropped, dx);
             }
-            Tensor dyr = dy.rows(from, to);
-            Tensor dur = part(du, pair, from, to);
-            Matmul.nn(s, dyr, pair.b(), (float) pair.scale(), dur, false);
-            pairGradients(s, pair, dyr, part(u, pair, from, to), dur, xd.rows(from, to));
-            if (dx != null) {
-                Tensor back = dropped == null ? dx : dropped;
-                Matmul.nn(s, dur, pair.a(), 1, back.rows(from, to), dropped == null);
+        }
+    }
+
+    /** {@code dx += dropout'(du·A)}. */
+    private void throughPairs(Stream s, Linear.Call call, Tensor du, Tensor dropped, Tensor dx) {
+        Tensor back = dropped == null ? dx : dropped;
+        eachRun(call, dx.rows(), (pair, from, to) -> {
+            if (pair != null) {
+                Matmul.nn(s, part(du, pair, from, to), pair.a(), 1, back.rows(from, to), dropped == null);
+            } else if (dropped != null) {
+                s.zero(dropped.rows(from, to));
             }
         });
-        if (dx != null && dropped != null) {
+        if (dropped != null) {
             dropout(call.adapters().dropout(), call.module(), dropped, dx, true);
         }
     }

@@ -165,16 +165,6 @@ public final class Linear {
             return slot >= 0 && slot < slots.length ? slots[slot] : null;
         }
 
-        /** The same, of which nothing is trained. */
-        Call frozen() {
-            LoraPair[] pairs = slots.clone();
-            for (int i = 0; i < pairs.length; i++) {
-                LoraPair p = pairs[i];
-                pairs[i] = p == null ? null : new LoraPair(p.a(), p.b(), p.scale(), null, null, p.dora());
-            }
-            return new Call(module, weight, bias, null, null, pairs, adapters);
-        }
-
         /** The same without bias, dropout and gradients of weight and bias. */
         Call plain() {
             return new Call(module, weight, null, null, null, slots,
@@ -345,7 +335,7 @@ public final class Linear {
         check(x, dy, null);
         Aliasing.checkDisjoint(name, x, dy);
         Tensor du = u == null ? null : s.take(u.dtype(), u.shape());
-        s.kernels(LoraKernels.class).backwardInPlace(s, call(adapters), dy, x, u, du);
+        s.kernels(LoraKernels.class).backward(s, call(adapters), dy, x, u, false, x, du, null);
         s.release(du);
         return x;
     }

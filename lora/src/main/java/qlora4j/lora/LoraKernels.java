@@ -41,7 +41,7 @@ public interface LoraKernels {
      * @param x [N, in] as in the forward
      * @param u [N, r] as the forward left it
      * @param accumulate whether dx is added to
-     * @param dx [N, in]; null when nobody needs it
+     * @param dx [N, in]; null when nobody needs it. Without dropout it may be x itself: what reads x comes before
      * @param du scratch [N, r] like u; null without adapters
      * @param dropped scratch [N, in] like x; null without dropout
      */
@@ -61,15 +61,5 @@ public interface LoraKernels {
         for (int i = 0; i < calls.length; i++) {
             backward(s, calls[i], dy[i], x, u[i], i > 0, dx, du[i], null);
         }
-    }
-
-    /**
-     * {@link #backward} without dropout, where dx takes the place of x.
-     *
-     * @param x [N, in] as in the forward; overwritten by the gradient
-     */
-    default void backwardInPlace(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor du) {
-        backward(s, call, dy, x, u, false, null, du, null);
-        backward(s, call.frozen(), dy, x, u, false, x, du, null);
     }
 }

@@ -133,16 +133,27 @@ final class VectorLora extends ComposedLora {
         LoraPair[] pairs = pairs(calls, u);
         Tensor[] us = parts(u, pairs);
         Tensor[] dus = parts(du, pairs);
-        products.backward(s, calls, pairs, dy, accumulate ? dx : null, dx, dus, dropped == null);
+        if (dx == x) {
+            products.inner(s, pairs, dy, dus);
+            gradients(s, calls, pairs, dy, x, us, dus, dropped);
+        }
+        products.backward(s, calls, pairs, dy, accumulate ? dx : null, dx, dus, dropped == null, dx == x);
+        if (dx != x) {
+            gradients(s, calls, pairs, dy, x, us, dus, dropped);
+        }
+        if (pairs[0] != null && dropped != null) {
+            Matmul.nn(s, dus[0], pairs[0].a(), 1, dropped, false);
+            dropout(calls[0].adapters().dropout(), calls[0].module(), dropped, dx, true);
+        }
+    }
+
+    private void gradients(Stream s, Linear.Call[] calls, LoraPair[] pairs, Tensor[] dy, Tensor x, Tensor[] us,
+            Tensor[] dus, Tensor dropped) {
         for (int i = 0; i < calls.length; i++) {
             weightGradients(s, calls[i], dy[i], x);
             if (pairs[i] != null) {
                 pairGradients(s, pairs[i], dy[i], us[i], dus[i], droppedInput(calls[i], x, dropped));
             }
-        }
-        if (pairs[0] != null && dropped != null) {
-            Matmul.nn(s, dus[0], pairs[0].a(), 1, dropped, false);
-            dropout(calls[0].adapters().dropout(), calls[0].module(), dropped, dx, true);
         }
     }
 

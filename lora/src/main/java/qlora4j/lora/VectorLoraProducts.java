@@ -79,21 +79,21 @@ final class VectorLoraProducts {
      *
      * @param pairs of each layer, null without
      * @param base dx itself or null
-     * @param du of each layer, [N, r] of its pair, overwritten
+     * @param du of each layer, [N, r] of its pair; overwritten unless {@code given}
      * @param through whether du goes to dx; with dropout it does not yet
      */
     void backward(Stream s, Linear.Call[] calls, LoraPair[] pairs, Tensor[] dy, Tensor base, Tensor dx, Tensor[] du,
-            boolean through) {
+            boolean through, boolean given) {
         List<VectorGemm.Part> parts = new ArrayList<>();
         List<VectorGemm.PanelSource> b = new ArrayList<>();
         for (int i = 0; i < calls.length; i++) {
             List<VectorGemm.FewColumns> few = List.of();
-            if (pairs[i] != null) {
-                float scale = (float) pairs[i].scale();
+            if (pairs[i] != null && !given) {
                 if (pairs[i].rank() <= VectorGemm.FEW_COLUMNS) {
-                    few = List.of(new VectorGemm.FewColumns(pairs[i].b(), false, scale, du[i]));
+                    few = List.of(
+                            new VectorGemm.FewColumns(pairs[i].b(), false, (float) pairs[i].scale(), du[i]));
                 } else {
-                    Matmul.nn(s, dy[i], pairs[i].b(), scale, du[i], false);
+                    inner(s, pairs[i], dy[i], du[i]);
                 }
             }
             parts.add(new VectorGemm.Part(dy[i], false, 1, few));
@@ -106,6 +106,19 @@ final class VectorLoraProducts {
             }
         }
         gemm.multiply(parts, List.of(new VectorGemm.Result(dx, base, false, b.toArray(VectorGemm.PanelSource[]::new))));
+    }
+
+    /** {@code du = scale·dy·B} of each layer that has a pair. */
+    void inner(Stream s, LoraPair[] pairs, Tensor[] dy, Tensor[] du) {
+        for (int i = 0; i < pairs.length; i++) {
+            if (pairs[i] != null) {
+                inner(s, pairs[i], dy[i], du[i]);
+            }
+        }
+    }
+
+    private static void inner(Stream s, LoraPair pair, Tensor dy, Tensor du) {
+        Matmul.nn(s, dy, pair.b(), (float) pair.scale(), du, false);
     }
 
     private VectorGemm.PanelSource columns(LinearWeight weight, DType compute) {
