@@ -144,7 +144,6 @@ final class VectorPanels {
         int words = pc / WORD;
         int into = p0 % blocksize;
         int blocks = (into + pc + blocksize - 1) / blocksize;
-        IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
         fetch((long) j0 * in + p0, jc, pc, own);
         for (int j = 0; j < jc; j += L) {
             // Lanes beyond the last row keep what is there; nobody reads those columns.
@@ -155,18 +154,24 @@ final class VectorPanels {
                 scales.get(first / blocksize, blocks, own.scales, i, L);
             }
             own.transpose.run(own.rows, 0, VectorGemm.KC, count, words, own.columns, 0, L);
-            for (int b = 0; b < blocks; b++) {
-                FloatVector s = FloatVector.fromArray(Lanes.F, own.scales, b * L);
-                int end = Math.min(pc, (b + 1) * blocksize - into);
-                for (int p = Math.max(0, b * blocksize - into); p < end; p += WORD) {
-                    IntVector word = FloatVector.fromArray(Lanes.F, own.columns, p / WORD * L).reinterpretAsInts();
-                    expand(word, s, t0, t1, t2, t3, panels, column(j) + p * NC, NC);
-                }
-            }
+            expand(own, into, pc, blocks, panels, column(j));
         }
         if (compute != DType.F32) {
             for (int j = 0; j < jc; j += NC) {
                 VectorCodec.round(compute, panels, column(j), pc * NC);
+            }
+        }
+    }
+
+    /** The words of L rows to their columns; a method by itself, as all of a fill is more than the compiler inlines. */
+    private void expand(Scratch own, int into, int pc, int blocks, float[] panels, int at) {
+        IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
+        for (int b = 0; b < blocks; b++) {
+            FloatVector s = FloatVector.fromArray(Lanes.F, own.scales, b * L);
+            int end = Math.min(pc, (b + 1) * blocksize - into);
+            for (int p = Math.max(0, b * blocksize - into); p < end; p += WORD) {
+                IntVector word = FloatVector.fromArray(Lanes.F, own.columns, p / WORD * L).reinterpretAsInts();
+                expand(word, s, t0, t1, t2, t3, panels, at + p * NC, NC);
             }
         }
     }
