@@ -142,12 +142,15 @@ final class VectorAttentionOne {
 
     /**
      * {@code q·k} of {@code n} keys and all heads, a sum for each lane, of head h and key j in
-     * {@code lanes[(h·KEYS + j)·L …]}. The last keys, if fewer than four, are computed twice.
+     * {@code lanes[(h·KEYS + j)·L …]}. Of each quarter of the keys one is read, so that the processor fetches ahead in four
+     * places; the last key may be computed several times.
      */
     private static void products(MemorySegment k, long at, long stride, int n, float[] q, int d, int group, int heads,
             float[] lanes) {
-        for (int j = 0; j < n; j += SHARED) {
-            int j1 = Math.min(j + 1, n - 1), j2 = Math.min(j + 2, n - 1), j3 = Math.min(j + 3, n - 1);
+        int quarter = Math.ceilDiv(n, SHARED);
+        for (int j = 0; j < quarter; j++) {
+            int j1 = Math.min(j + quarter, n - 1), j2 = Math.min(j + 2 * quarter, n - 1);
+            int j3 = Math.min(j + 3 * quarter, n - 1);
             for (int h = 0; h < heads; h++) {
                 FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
                 long from = at + 4L * (h / group) * d;
