@@ -327,11 +327,17 @@ final class VectorFewRows {
                 w3 = VectorCodec.next(w3);
             }
             p += WORD * L;
+            // In each lane, the constant of its word's block. Not by a method: of 128 bits it would be one call more than
+            // the compiler inlines here.
             int block = scaleAt + (t >>> blockShift);
-            d0 = d0.mul(scale(spread, scales, block));
-            d1 = d1.mul(scale(spread, scales, scaleRow + block));
-            d2 = d2.mul(scale(spread, scales, 2 * scaleRow + block));
-            d3 = d3.mul(scale(spread, scales, 3 * scaleRow + block));
+            IntVector c0 = FloatVector.fromArray(Lanes.F, scales, block).reinterpretAsInts();
+            IntVector c1 = FloatVector.fromArray(Lanes.F, scales, scaleRow + block).reinterpretAsInts();
+            IntVector c2 = FloatVector.fromArray(Lanes.F, scales, 2 * scaleRow + block).reinterpretAsInts();
+            IntVector c3 = FloatVector.fromArray(Lanes.F, scales, 3 * scaleRow + block).reinterpretAsInts();
+            d0 = d0.mul(spread.selectFrom(c0).reinterpretAsFloats());
+            d1 = d1.mul(spread.selectFrom(c1).reinterpretAsFloats());
+            d2 = d2.mul(spread.selectFrom(c2).reinterpretAsFloats());
+            d3 = d3.mul(spread.selectFrom(c3).reinterpretAsFloats());
             if (i == middle) {
                 s0.add(d0, FIRST_HALF).intoArray(lanes, to);
                 s1.add(d1, FIRST_HALF).intoArray(lanes, to + step);
@@ -364,11 +370,5 @@ final class VectorFewRows {
 
     private static IntVector words(MemorySegment packed, long at) {
         return IntVector.fromMemorySegment(Lanes.I, packed, at, ByteOrder.LITTLE_ENDIAN);
-    }
-
-    /** In each lane, the constant of its word's block. */
-    private static FloatVector scale(IntVector spread, float[] scales, int block) {
-        return spread.selectFrom(FloatVector.fromArray(Lanes.F, scales, block).reinterpretAsInts())
-                .reinterpretAsFloats();
     }
 }

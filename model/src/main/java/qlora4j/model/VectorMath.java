@@ -39,31 +39,28 @@ final class VectorMath {
     private VectorMath() {
     }
 
-    /** eˣ in every lane. */
+    /**
+     * eˣ in every lane. It calls nothing but the Vector API, which the compiler always inlines: in the methods that use it
+     * a call of our own may be one too many, and each would then make its vector on the heap.
+     */
     static FloatVector exp(FloatVector x) {
         FloatVector c = x.max(LEAST).min(MOST);
-        FloatVector t = c.fma(vector(LOG2_E), vector(ROUNDER));
+        FloatVector t = c.fma(FloatVector.broadcast(Lanes.F, LOG2_E), FloatVector.broadcast(Lanes.F, ROUNDER));
         FloatVector n = t.sub(ROUNDER);
-        FloatVector r = n.fma(vector(-LN2_HIGH), c);
-        r = n.fma(vector(-LN2_LOW), r);
-        FloatVector p = r.fma(vector(C7), vector(C6));
-        p = p.fma(r, vector(C5));
-        p = p.fma(r, vector(C4));
-        p = p.fma(r, vector(C3));
-        p = p.fma(r, vector(C2));
+        FloatVector r = n.fma(FloatVector.broadcast(Lanes.F, -LN2_HIGH), c);
+        r = n.fma(FloatVector.broadcast(Lanes.F, -LN2_LOW), r);
+        FloatVector p = r.fma(FloatVector.broadcast(Lanes.F, C7), FloatVector.broadcast(Lanes.F, C6));
+        p = p.fma(r, FloatVector.broadcast(Lanes.F, C5));
+        p = p.fma(r, FloatVector.broadcast(Lanes.F, C4));
+        p = p.fma(r, FloatVector.broadcast(Lanes.F, C3));
+        p = p.fma(r, FloatVector.broadcast(Lanes.F, C2));
         p = p.fma(r.mul(r), r).add(1f);
+        // 2 to the power of a half and of the rest, each from -126 to 127.
         IntVector i = t.reinterpretAsInts().sub(ROUNDER_BITS);
         IntVector half = i.lanewise(VectorOperators.ASHR, 1);
-        return p.mul(power(half)).mul(power(i.sub(half)));
-    }
-
-    /** 2 to the power of every lane, from -126 to 127. */
-    private static FloatVector power(IntVector n) {
-        return n.add(BIAS).lanewise(VectorOperators.LSHL, MANTISSA_BITS).reinterpretAsFloats();
-    }
-
-    private static FloatVector vector(float value) {
-        return FloatVector.broadcast(Lanes.F, value);
+        IntVector rest = i.sub(half);
+        return p.mul(half.add(BIAS).lanewise(VectorOperators.LSHL, MANTISSA_BITS).reinterpretAsFloats())
+                .mul(rest.add(BIAS).lanewise(VectorOperators.LSHL, MANTISSA_BITS).reinterpretAsFloats());
     }
 
     /** eˣ: the same operations on one number. */
@@ -90,7 +87,7 @@ final class VectorMath {
 
     /** The logistic function 1/(1 + e⁻ˣ) in every lane. */
     static FloatVector sigmoid(FloatVector x) {
-        return vector(1f).div(exp(x.neg()).add(1f));
+        return FloatVector.broadcast(Lanes.F, 1f).div(exp(x.neg()).add(1f));
     }
 
     /** The logistic function of one number. */
