@@ -327,7 +327,7 @@ final class VectorFewRows {
                 w3 = VectorCodec.next(w3);
             }
             p += WORD * L;
-            // In each lane, the constant of its word's block. Not by a method: of 128 bits it would be one call more than
+            // In each lane, the constant of its word's block. Not by a method: at 128 bits it would be one call more than
             // the compiler inlines here.
             int block = scaleAt + (t >>> blockShift);
             IntVector c0 = FloatVector.fromArray(Lanes.F, scales, block).reinterpretAsInts();
