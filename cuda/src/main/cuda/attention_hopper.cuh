@@ -97,18 +97,6 @@ __device__ __forceinline__ void store_rows(bf16* to, long long stride, int rows,
     __syncwarp();
 }
 
-// A ring's position: slot and parity of the n-th use.
-template <int SLOTS>
-struct Ring {
-    int slot = 0, parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++slot == SLOTS) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 // One arrival of each warp of the two working warpgroups.
 __device__ __forceinline__ void release(u32 barrier) {
     if (threadIdx.x % 32 == 0) {

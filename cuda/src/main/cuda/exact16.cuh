@@ -1,6 +1,16 @@
-// float16 for products that do not round W: pairs of it, and bfloat16 brought to it exactly.
+// float16 for products that do not round W: pairs of it, a table of pairs of weights, and bfloat16 brought to it exactly.
 #pragma once
-#include "types.cuh"
+#include "ptx.cuh"
+
+// The values of a byte's two codes as float16, a copy for each lane. A byte's copies begin 256 bytes behind those of the one
+// before, so that one instruction puts a lane's address together from the byte and the lane's.
+#define ROW_BYTES 256
+#define TABLE_BYTES (256 * ROW_BYTES)
+
+// The weights of byte `n` of a word; `own` is the offset of the lane's copy, 4 * lane.
+__device__ __forceinline__ unsigned int decode(const unsigned char *table, unsigned int own, unsigned int word, int n) {
+    return *(const unsigned int *)(table + __byte_perm(own, word, 0x3300 | 4 + n << 4));
+}
 
 __device__ __forceinline__ unsigned int pack_f16(float lower, float upper) {
     unsigned int pair;
@@ -32,5 +42,5 @@ __device__ __forceinline__ unsigned int largest_of(uint4 p) {
 
 // A pair of bfloat16 times f, as float16.
 __device__ __forceinline__ unsigned int to_f16(unsigned int pair, float f) {
-    return pack_f16(__uint_as_float(pair << 16) * f, __uint_as_float(pair & 0xffff0000u) * f);
+    return pack_f16(low_half(pair) * f, high_half(pair) * f);
 }

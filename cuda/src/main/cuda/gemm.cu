@@ -8,8 +8,8 @@
 //   gemm_f32                        sums of float32 fused multiply-adds, for any types
 //   gemm_sum                        adds the parts of k that gridDim.z blocks made, in order
 //
-// A, B and C are float32 or bfloat16 each; their rows are `..._stride` elements apart. Where `slots` is given, only rows r with slots[r] == slot take part: rows of
-// C (nt, nn) or the terms of the sums (tn); other rows of C are left alone.
+// A, B and C are float32 or bfloat16 each; their rows are `..._stride` elements apart. Where `slots` is given, only rows r
+// with slots[r] == slot take part: rows of C (nt, nn) or the terms of the sums (tn); other rows of C are left alone.
 #include "ptx.cuh"
 #include "numbers.cuh"
 

@@ -86,10 +86,6 @@ __device__ __forceinline__ void barrier_arrive_at(u32 barrier, u32 rank) {
                  : "memory");
 }
 
-__device__ __forceinline__ void barrier_expect(u32 barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
 // A box of a matrix, at column x and row y, to shared memory.
 __device__ __forceinline__ void copy_box(u32 to, const Map& map, int x, int y, u32 barrier) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
@@ -147,19 +143,9 @@ struct Tile {
     }
 };
 
-struct Place {
-    int slot = 0, parity = 0;
-    __device__ __forceinline__ void next() {
-        if (++slot == STAGES) {
-            slot = 0;
-            parity ^= 1;
-        }
-    }
-};
-
 template <bool NT>
 __device__ __forceinline__ void copies(const Work& w, u32 base, u32 rank) {
-    Place at;
+    Ring<STAGES> at;
     Tile t;
     for (int index = blockIdx.x / 2; t.find(w, index); index += gridDim.x / 2) {
         const Output& o = w.outputs[t.output];
@@ -282,7 +268,7 @@ template <bool NT>
 __device__ __forceinline__ void products(const Work& w, u32 base, u32 rank) {
     int group = threadIdx.x / 128 - 1;
     u32 out = base + At::OUT + group * 2 * At::OUT_BYTES;
-    Place at;
+    Ring<STAGES> at;
     Tile t;
     Finished finished;
     int index = blockIdx.x / 2;
@@ -341,7 +327,7 @@ __device__ __forceinline__ void gemm(const Work& w) {
             barrier_init(base + At::FULL + 8 * i, 1);
             barrier_init(base + At::EMPTY + 8 * i, 4);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_made();
     }
     cluster_sync();
     if (threadIdx.x < 128) {

@@ -1,5 +1,5 @@
-// Products of a few rows with 4-bit matrices (decoding) as nf4_matvec.cu has them, where `in` is a multiple of 256 and blocks
-// have 64 elements or more: nearly always.
+// Products of a few rows with 4-bit matrices (decoding) as nf4_matvec.cu has them, where `in` is a multiple of 256 and
+// blocks have 64 elements or more: nearly always.
 //
 // A block's constant is then the same for 64 columns, so that it is multiplied with their sum, in float32, and not with
 // each weight: W is not rounded to bfloat16. What is left of decoding is to look up the values of a pair of codes, four
@@ -13,10 +13,7 @@
 #define CHUNKS (UNIT / CHUNK)
 #define LOG_CHUNK 6
 
-// The values of a byte's two codes, a copy for each lane; a byte's copies begin 256 bytes behind those of the one before,
-// of which half is not used, so that one instruction puts a lane's offset together from the byte and the lane's.
-#define ROW_BYTES 256
-#define TABLE_BYTES (256 * ROW_BYTES)
+// Of the table of pairs (exact16.cuh); the gaps between rows are not used.
 #define ROW_PIECES (WARP * 4 / 16)
 #define TABLE_PIECES (256 * ROW_PIECES / THREADS)
 
@@ -28,10 +25,6 @@ __device__ __forceinline__ uint2 load_once8(const void *p) {
 }
 
 #define LINE 128
-
-__device__ __forceinline__ unsigned int decode(const unsigned char *table, unsigned int own, unsigned int word, int n) {
-    return *(const unsigned int *)(table + __byte_perm(own, word, 0x3300 | 4 + n << 4));
-}
 
 __device__ __forceinline__ void mma_f16(float *c, const unsigned int *a, unsigned int b0, unsigned int b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

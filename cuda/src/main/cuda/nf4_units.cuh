@@ -16,12 +16,8 @@
 #define CHUNKS (UNIT / CHUNK)
 #define LOG_CHUNK 6
 
-// The values of a byte's two codes as float16, a copy for each lane. A byte's copies begin 256 bytes behind those of the one
-// before, so that one instruction puts a lane's address together from the byte and the lane's. In the gaps are the codes of
-// units on their way, of MOST_UNITS: rows of 128 bytes, pieces of 16 bytes of row r in the order p ^ r % 8, which spreads the
-// banks.
-#define ROW_BYTES 256
-#define TABLE_BYTES (256 * ROW_BYTES)
+// In the gaps of the table of pairs (exact16.cuh) are the codes of units on their way, of MOST_UNITS: rows of 128 bytes,
+// pieces of 16 bytes of row r in the order p ^ r % 8, which spreads the banks.
 #define MOST_UNITS (256 / TILE_ROWS)
 // Of a unit, elsewhere: a word of constants' codes for each row, absmax2 for each row, the 64 constants by rows.
 #define AT_SCALES (WARP * 4)
@@ -42,11 +38,6 @@ template <int threads> __device__ __forceinline__ void make_table(const Codebook
         *(uint4 *)(table + (threadIdx.x + k * threads) / pieces * ROW_BYTES + threadIdx.x % pieces * 16)
                 = make_uint4(pair, pair, pair, pair);
     }
-}
-
-// The weights of byte `n` of a word; `own` is the offset of the lane's copy, 4 * lane.
-__device__ __forceinline__ unsigned int decode(const unsigned char *table, unsigned int own, unsigned int word, int n) {
-    return *(const unsigned int *)(table + __byte_perm(own, word, 0x3300 | 4 + n << 4));
 }
 
 // Where unit i is.

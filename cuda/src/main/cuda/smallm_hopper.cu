@@ -11,8 +11,8 @@
 //
 // A chunk of the image, 64 columns of all tokens, is what wgmma takes as its second operand: rows of 128 bytes in the
 // 128-byte swizzle, columns in the order in which lanes have them as the first (nf4_units.cuh). It is copied to shared
-// memory a unit of columns at a time. W is decoded in registers. Both kernels begin early: the second reads W while the first
-// runs.
+// memory a unit of columns at a time. W is decoded in registers. Both kernels begin early: the second reads W while the
+// first runs.
 #include "grid.cuh"
 #include "hopper.cuh"
 #include "nf4_units.cuh"
@@ -29,7 +29,7 @@ static_assert(WARPS * STAGES <= MOST_UNITS, "units lie in the table's gaps");
 
 // Copies bytes that follow each other; the barrier's phase ends when they are there.
 __device__ __forceinline__ void copy_bulk(u32 to, const void *from, int bytes, u32 barrier) {
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    barrier_expect(barrier, bytes);
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
                  ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
 }
@@ -67,8 +67,7 @@ template <int N> __device__ __forceinline__ void add(float (&total)[N], float (&
 
 // Four sums plus four bfloat16.
 __device__ __forceinline__ float4 plus(float4 v, uint2 b) {
-    return make_float4(v.x + __uint_as_float(b.x << 16), v.y + __uint_as_float(b.x & 0xffff0000u),
-            v.z + __uint_as_float(b.y << 16), v.w + __uint_as_float(b.y & 0xffff0000u));
+    return make_float4(v.x + low_half(b.x), v.y + high_half(b.x), v.z + low_half(b.y), v.w + high_half(b.y));
 }
 
 // A block a token. `image` as above; in a chunk, 16 bytes u of a row, at u ^ row % 8, are columns 16 t + 2 u and the next
@@ -133,7 +132,7 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
             barrier_init(full + 8 * s, 1);
             barrier_init(empty + 8 * s, WARPS);
         }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+        barriers_made();
     }
     Source source;
     int asked = 0;

@@ -293,8 +293,8 @@ final class VectorFewRows {
     }
 
     /**
-     * {@link #SHARED} units of words, {@code distance} bytes from one to the next, times one row of x. In the middle of a unit of two rows a vector has words of both:
-     * what its halves add up to goes to one row each. The loops are small, for the compiler to inline all of them; so
+     * {@link #SHARED} units of words, {@code distance} bytes from one to the next, times one row of x. In the middle of a
+     * unit of two rows a vector has words of both: what its halves add up to goes to one row each. The loops are small, for the compiler to inline all of them; so
      * the lanes are added elsewhere, and the nibbles of a word are a loop, which unrolled by hand measured 1.2 to 1.6
      * times as slow.
      */

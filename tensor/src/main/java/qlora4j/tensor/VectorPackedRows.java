@@ -7,7 +7,8 @@ import java.util.List;
 /**
  * The left side of a {@link VectorGemm} product, packed: its parts lie side by side in the direction of k and are cut
  * into pieces of {@link VectorGemm#KC} columns; in a piece rows lie one behind the other, KC floats each, so that
- * {@link VectorGemmTile} reads all of a task's rows in one stretch of memory, at fixed distances. What is to be multiplied with a few columns too is, while its rows pass by, so that they are read once.
+ * {@link VectorGemmTile} reads all of a task's rows in one stretch of memory, at fixed distances. What is to be multiplied
+ * with a few columns too is, while its rows pass by, so that they are read once.
  */
 final class VectorPackedRows {
     private static final int KC = VectorGemm.KC;
