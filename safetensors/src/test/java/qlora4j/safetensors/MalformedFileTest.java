@@ -7,470 +7,230 @@ import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
-import java.util.Arrays;
 import java.util.EnumSet;
-import java.util.Set;
-import org.junit.jupiter.api.AfterAll;
+import java.util.List;
+import java.util.stream.Collectors;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import qlora4j.safetensors.SafetensorsException.Kind;
 
 /** Every malformed file has its own kind of error, whose message names the file, the tensor and what is wrong. */
 class MalformedFileTest {
-    private static final Set<Kind> SEEN = EnumSet.noneOf(Kind.class);
     private static final int OVER_LIMIT = 100_000_001;
-
-    private static int run;
 
     @TempDir
     Path directory;
     private Path file;
 
-    @BeforeEach
-    void name() {
-        file = directory.resolve("broken.safetensors");
-        run++;
-    }
-
-    @AfterAll
-    static void everyKindOfOneFileWasProvoked() {
-        long tests = Arrays.stream(MalformedFileTest.class.getDeclaredMethods())
-                .filter(m -> m.isAnnotationPresent(Test.class)).count();
-        // A single test may be run by hand; all of them together must leave no kind out.
-        // The kinds from NO_MODEL on belong to SafetensorsModel and its own test.
-        if (run == tests) {
-            assertThat(SEEN).isEqualTo(EnumSet.range(Kind.FILE_TOO_SHORT, Kind.TRAILING_BYTES));
+    /** A file's bytes, and its error: the tensor, or null, and what the message says. */
+    private record Malformed(String name, Kind kind, String tensor, byte[] bytes, String[] says) {
+        @Override
+        public String toString() {
+            return name;
         }
     }
 
-    private void refused(Kind kind, String tensor, String... says) {
-        SafetensorsException e = catchThrowableOfType(SafetensorsException.class, () -> Safetensors.open(file).close());
-        assertThat(e).as("no error where %s was due", kind).isNotNull();
-        assertThat(e.kind()).as(e.getMessage()).isEqualTo(kind);
-        assertThat(e.tensor()).isEqualTo(tensor);
-        assertThat(e.file()).isEqualTo(file);
-        assertThat(e).hasMessageContaining(file.toString());
-        if (tensor != null) {
-            assertThat(e).hasMessageContaining("tensor '" + tensor + "'");
-        }
-        assertThat(e.getMessage()).contains(says);
-        SEEN.add(kind);
+    private static Malformed of(String name, Kind kind, String tensor, byte[] bytes, String... says) {
+        return new Malformed(name, kind, tensor, bytes, says);
     }
 
-    private void bytes(long length, String header, int dataBytes) throws IOException {
-        Files.write(file, RawFile.bytes(length, header.getBytes(StandardCharsets.UTF_8), dataBytes));
+    static List<Malformed> files() {
+        return List.of(
+                of("file of no bytes", Kind.FILE_TOO_SHORT, null, new byte[0], "0 bytes"),
+                of("file of seven bytes", Kind.FILE_TOO_SHORT, null, new byte[7], "7 bytes"),
+                of("length negative as a long", Kind.HEADER_LENGTH_NEGATIVE, null, length(-2), "18446744073709551614",
+                        "-2"),
+                of("length of the smallest negative long", Kind.HEADER_LENGTH_NEGATIVE, null, length(Long.MIN_VALUE),
+                        "9223372036854775808"),
+                of("length over the limit", Kind.HEADER_TOO_LARGE, null, length(OVER_LIMIT), "100000001", "100000000"),
+                of("length of the largest long", Kind.HEADER_TOO_LARGE, null, length(Long.MAX_VALUE),
+                        "9223372036854775807"),
+                of("length at the limit past the end", Kind.HEADER_PAST_END, null, length(OVER_LIMIT - 1), "100000000",
+                        "only 2 follow"),
+                of("length one past the end", Kind.HEADER_PAST_END, null, length(3), "3 bytes", "cut short"),
+                of("not UTF-8", Kind.HEADER_NOT_UTF8, null, raw(new byte[]{'{', '"', (byte) 0xff, '"', ':', '1', '}'}),
+                        "UTF-8"),
+                of("not UTF-8 after the object", Kind.HEADER_NOT_UTF8, null,
+                        raw(new byte[]{'{', '}', ' ', (byte) 0xc3}), "UTF-8"),
+                of("surrogate encoded as three bytes", Kind.HEADER_NOT_UTF8, null,
+                        raw(new byte[]{'{', '"', (byte) 0xed, (byte) 0xa0, (byte) 0x80, '"', ':', '1', '}'}), "UTF-8"),
+                of("empty header", Kind.HEADER_NOT_JSON, null, header("", 0), "empty"),
+                of("header cut off", Kind.HEADER_NOT_JSON, null, header("{\"w\":{\"dtype\":\"F32\"", 0), "not JSON"),
+                of("header not JSON", Kind.HEADER_NOT_JSON, null, header("{w:1}", 0), "not JSON"),
+                of("header with byte order mark", Kind.HEADER_NOT_JSON, null, header("\ufeff{}", 0), "not JSON"),
+                of("header of UTF-16", Kind.HEADER_NOT_JSON, null, raw("{}".getBytes(StandardCharsets.UTF_16LE)),
+                        "not JSON"),
+                of("header goes on", Kind.HEADER_NOT_JSON, null, header("{}{}", 0), "goes on"),
+                of("header padded with zeros", Kind.HEADER_NOT_JSON, null, header("{}\0\0", 0), "not JSON"),
+                of("header is an array", Kind.HEADER_NOT_OBJECT, null, header("[]", 0), "an array"),
+                of("header is a million arrays", Kind.HEADER_NOT_OBJECT, null, header("[".repeat(1_000_000), 0),
+                        "an array"),
+                of("shape nested a million times", Kind.SHAPE_NOT_NUMBERS, "w",
+                        entry("F32", "[".repeat(1_000_000) + "]".repeat(1_000_000), "[0,4]", 4), "an array"),
+                of("tensor twice", Kind.DUPLICATE_KEY, "w",
+                        two(RawFile.entry("w", "U8", "[1]", "[0,1]"), RawFile.entry("w", "U8", "[1]", "[0,1]"), 1),
+                        "twice"),
+                of("tensor twice through an escape", Kind.DUPLICATE_KEY, "w",
+                        two(RawFile.entry("w", "U8", "[1]", "[0,1]"), RawFile.entry("\\u0077", "U8", "[1]", "[0,1]"),
+                                1),
+                        "twice"),
+                of("field twice", Kind.DUPLICATE_KEY, "w",
+                        header("{\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,1]}}", 1),
+                        "shape twice"),
+                of("metadata twice", Kind.DUPLICATE_KEY, null, header("{\"__metadata__\":{},\"__metadata__\":{}}", 0),
+                        "__metadata__"),
+                of("metadata key twice", Kind.DUPLICATE_KEY, null,
+                        header("{\"__metadata__\":{\"a\":\"1\",\"a\":\"1\"}}", 0), "'a' twice"),
+                of("metadata not an object", Kind.METADATA_NOT_OBJECT, null, header("{\"__metadata__\":null}", 0),
+                        "null"),
+                of("metadata of a number", Kind.METADATA_NOT_STRING, null, header("{\"__metadata__\":{\"step\":3}}", 0),
+                        "'step'", "a number"),
+                of("metadata of an object", Kind.METADATA_NOT_STRING, null,
+                        header("{\"__metadata__\":{\"step\":{\"a\":\"b\"}}}", 0), "'step'", "an object"),
+                of("entry not an object", Kind.ENTRY_NOT_OBJECT, "w", header("{\"w\":7}", 0), "a number"),
+                of("dtype missing", Kind.MISSING_FIELD, "w",
+                        header("{\"w\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4), "lacks dtype"),
+                of("shape missing", Kind.MISSING_FIELD, "w",
+                        header("{\"w\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4), "lacks shape"),
+                of("offsets missing", Kind.MISSING_FIELD, "w", header("{\"w\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4),
+                        "lacks data_offsets"),
+                of("field too much", Kind.UNKNOWN_FIELD, "w",
+                        header("{\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"strides\":[1]}}", 1),
+                        "'strides'"),
+                of("dtype not a string", Kind.DTYPE_NOT_STRING, "w",
+                        header("{\"w\":{\"dtype\":32,\"shape\":[1],\"data_offsets\":[0,1]}}", 1), "a number"),
+                of("dtype unknown", Kind.UNKNOWN_DTYPE, "w", entry("F128", "[1]", "[0,16]", 16), "'F128'", "BF16"),
+                of("dtype in lower case", Kind.UNKNOWN_DTYPE, "w", entry("f32", "[1]", "[0,4]", 4), "'f32'"),
+                of("shape not an array", Kind.SHAPE_NOT_NUMBERS, "w", entry("F32", "1", "[0,4]", 4),
+                        "a number, not an array"),
+                of("shape of strings", Kind.SHAPE_NOT_NUMBERS, "w", entry("F32", "[\"1\"]", "[0,4]", 4), "a string"),
+                of("dimension negative", Kind.NEGATIVE_DIMENSION, "w", entry("F32", "[-1,-1]", "[0,4]", 4), "'-1'"),
+                of("dimension fractional", Kind.FRACTIONAL_DIMENSION, "w", entry("F32", "[1.0]", "[0,4]", 4), "'1.0'"),
+                of("dimension with exponent", Kind.FRACTIONAL_DIMENSION, "w", entry("F32", "[1e0]", "[0,4]", 4),
+                        "'1e0'"),
+                of("dimension past a long", Kind.SHAPE_OVERFLOW, "w", entry("U8", "[9223372036854775808]", "[0,4]", 4),
+                        "9223372036854775808"),
+                of("dimension of a million digits", Kind.SHAPE_OVERFLOW, "w",
+                        entry("U8", "[1" + "0".repeat(1_000_000) + "]", "[0,4]", 4), "1000001 characters"),
+                // 2^32 * 2^32 is 0 and 2^62 elements of 4 bytes are 0 bytes, modulo 2^64.
+                of("shape of bytes overflows to its span", Kind.SHAPE_OVERFLOW, "w",
+                        entry("U8", "[4294967296,4294967296]", "[0,0]", 0), "4294967296"),
+                of("shape of floats overflows to its span", Kind.SHAPE_OVERFLOW, "w",
+                        entry("F32", "[4611686018427387904]", "[0,0]", 0), "4611686018427387904"),
+                of("shape overflows before its zero", Kind.SHAPE_OVERFLOW, "w",
+                        entry("U8", "[4294967296,4294967296,0]", "[0,0]", 0), "overflows"),
+                of("half a byte of F4", Kind.PARTIAL_BYTE, "w", entry("F4", "[3]", "[0,2]", 2), "F4[3]"),
+                of("part of a byte of F6", Kind.PARTIAL_BYTE, "w", entry("F6_E2M3", "[2]", "[0,2]", 2), "F6_E2M3[2]"),
+                of("offsets not an array", Kind.BAD_OFFSETS, "w", entry("F32", "[1]", "4", 4), "data_offsets"),
+                of("offsets backwards", Kind.OFFSETS_BACKWARDS, "w", entry("F32", "[1]", "[4,0]", 4), "[4, 0]"),
+                of("offsets past the end", Kind.OFFSETS_PAST_END, "w", entry("F32", "[2]", "[0,8]", 4), "[0, 8]",
+                        "4 data bytes"),
+                of("offsets far past the end", Kind.OFFSETS_PAST_END, "w",
+                        entry("U8", "[9223372036854775807]", "[0,9223372036854775807]", 4), "9223372036854775807"),
+                of("span too long", Kind.SPAN_MISMATCH, "w", entry("F32", "[2]", "[0,12]", 12), "F32[2]", "8 bytes",
+                        "12"),
+                of("span too short", Kind.SPAN_MISMATCH, "w", entry("F4", "[4]", "[0,1]", 1), "F4[4]", "needs 2 bytes"),
+                of("zero size tensor with bytes", Kind.SPAN_MISMATCH, "w", entry("F32", "[0,3]", "[0,4]", 4),
+                        "needs 0 bytes"),
+                of("tensors overlap", Kind.OFFSETS_OVERLAP, "b",
+                        two(RawFile.entry("b", "U8", "[4]", "[2,6]"), RawFile.entry("a", "U8", "[4]", "[0,4]"), 6),
+                        "[2, 6]", "[0, 4]", "'a'"),
+                of("two tensors of the same bytes", Kind.OFFSETS_OVERLAP, "b",
+                        two(RawFile.entry("a", "U8", "[4]", "[0,4]"), RawFile.entry("b", "F32", "[1]", "[0,4]"), 4),
+                        "'a'"),
+                of("zero size tensor inside another", Kind.OFFSETS_OVERLAP, "b",
+                        two(RawFile.entry("a", "U8", "[4]", "[0,4]"), RawFile.entry("b", "F32", "[0]", "[2,2]"), 4),
+                        "'a'"),
+                of("gap between tensors", Kind.OFFSETS_GAP, "b",
+                        two(RawFile.entry("a", "U8", "[4]", "[0,4]"), RawFile.entry("b", "U8", "[2]", "[6,8]"), 8),
+                        "begin at 6", "end at 4"),
+                of("gap before the first tensor", Kind.OFFSETS_GAP, "w", entry("U8", "[2]", "[2,4]", 4), "begin at 2",
+                        "end at 0"),
+                of("trailing bytes", Kind.TRAILING_BYTES, null, entry("U8", "[2]", "[0,2]", 5), "3 bytes"),
+                of("trailing bytes after no tensors", Kind.TRAILING_BYTES, null, header("{}", 1), "1 bytes"));
     }
 
-    private void header(String json, int dataBytes) throws IOException {
-        RawFile.write(file, json, dataBytes);
+    private static byte[] raw(byte... header) {
+        return RawFile.bytes(header.length, header, 0);
+    }
+
+    /** A file that says its header is this long, and has an empty one. */
+    private static byte[] length(long length) {
+        return RawFile.bytes(length, "{}".getBytes(StandardCharsets.UTF_8), 0);
+    }
+
+    private static byte[] header(String json, int dataBytes) {
+        byte[] header = json.getBytes(StandardCharsets.UTF_8);
+        return RawFile.bytes(header.length, header, dataBytes);
     }
 
     /** A file of the tensor "w" alone. */
-    private void entry(String dtype, String shape, String offsets, int dataBytes) throws IOException {
-        header("{" + RawFile.entry("w", dtype, shape, offsets) + "}", dataBytes);
+    private static byte[] entry(String dtype, String shape, String offsets, int dataBytes) {
+        return header("{" + RawFile.entry("w", dtype, shape, offsets) + "}", dataBytes);
     }
 
-    @Test
-    void fileOfNoBytes() throws IOException {
-        Files.createFile(file);
-        refused(Kind.FILE_TOO_SHORT, null, "0 bytes");
+    private static byte[] two(String entry, String other, int dataBytes) {
+        return header("{" + entry + "," + other + "}", dataBytes);
     }
 
-    @Test
-    void fileOfSevenBytes() throws IOException {
-        Files.write(file, new byte[7]);
-        refused(Kind.FILE_TOO_SHORT, null, "7 bytes");
+    @BeforeEach
+    void name() {
+        file = directory.resolve("broken.safetensors");
     }
 
+    /** The kinds from NO_MODEL on belong to SafetensorsModel and its own test. */
     @Test
-    void lengthNegativeAsALong() throws IOException {
-        bytes(-2, "{}", 0);
-        refused(Kind.HEADER_LENGTH_NEGATIVE, null, "18446744073709551614", "-2");
+    void everyKindOfOneFileIsAmongThem() {
+        assertThat(files().stream().map(Malformed::kind).collect(Collectors.toSet()))
+                .isEqualTo(EnumSet.range(Kind.FILE_TOO_SHORT, Kind.TRAILING_BYTES));
     }
 
-    @Test
-    void lengthOfTheSmallestNegativeLong() throws IOException {
-        bytes(Long.MIN_VALUE, "{}", 0);
-        refused(Kind.HEADER_LENGTH_NEGATIVE, null, "9223372036854775808");
+    @ParameterizedTest
+    @MethodSource("files")
+    void isRefused(Malformed malformed) throws IOException {
+        refused(malformed);
     }
 
-    @Test
-    void lengthOverTheLimit() throws IOException {
-        bytes(OVER_LIMIT, "{}", 0);
-        refused(Kind.HEADER_TOO_LARGE, null, "100000001", "100000000");
-    }
-
-    @Test
-    void lengthOfTheLargestLong() throws IOException {
-        bytes(Long.MAX_VALUE, "{}", 0);
-        refused(Kind.HEADER_TOO_LARGE, null, "9223372036854775807");
-    }
-
-    @Test
-    void lengthAtTheLimitPastTheEnd() throws IOException {
-        bytes(OVER_LIMIT - 1, "{}", 0);
-        refused(Kind.HEADER_PAST_END, null, "100000000", "only 2 follow");
-    }
-
-    @Test
-    void lengthOnePastTheEnd() throws IOException {
-        bytes(3, "{}", 0);
-        refused(Kind.HEADER_PAST_END, null, "3 bytes", "cut short");
-    }
-
-    @Test
-    void notUtf8() throws IOException {
-        RawFile.write(file, new byte[]{'{', '"', (byte) 0xff, '"', ':', '1', '}'}, 0);
-        refused(Kind.HEADER_NOT_UTF8, null, "UTF-8");
-    }
-
-    @Test
-    void notUtf8AfterTheObject() throws IOException {
-        RawFile.write(file, new byte[]{'{', '}', ' ', (byte) 0xc3}, 0);
-        refused(Kind.HEADER_NOT_UTF8, null, "UTF-8");
-    }
-
-    @Test
-    void surrogateEncodedAsThreeBytes() throws IOException {
-        RawFile.write(file, new byte[]{'{', '"', (byte) 0xed, (byte) 0xa0, (byte) 0x80, '"', ':', '1', '}'}, 0);
-        refused(Kind.HEADER_NOT_UTF8, null, "UTF-8");
-    }
-
-    @Test
-    void halfASurrogatePairEscaped() throws IOException {
-        for (String half : new String[]{"\\ud800", "\\udc00", "\\ud800x", "\\ud800\\ud800", "\\udc00\\ud800"}) {
-            header("{" + RawFile.entry(half, "U8", "[1]", "[0,1]") + "}", 1);
-            refused(Kind.HEADER_NOT_JSON, null, "surrogate");
-            header("{\"__metadata__\":{\"k\":\"" + half + "\"}}", 0);
-            refused(Kind.HEADER_NOT_JSON, null, "surrogate");
+    private void refused(Malformed malformed) throws IOException {
+        Files.write(file, malformed.bytes);
+        SafetensorsException e = catchThrowableOfType(SafetensorsException.class, () -> Safetensors.open(file).close());
+        assertThat(e).as("no error where %s was due", malformed.kind).isNotNull();
+        assertThat(e.kind()).as(e.getMessage()).isEqualTo(malformed.kind);
+        assertThat(e.tensor()).isEqualTo(malformed.tensor);
+        assertThat(e.file()).isEqualTo(file);
+        assertThat(e).hasMessageContaining(file.toString());
+        if (malformed.tensor != null) {
+            assertThat(e).hasMessageContaining("tensor '" + malformed.tensor + "'");
         }
+        assertThat(e.getMessage()).contains(malformed.says);
     }
 
-    @Test
-    void emptyHeader() throws IOException {
-        header("", 0);
-        refused(Kind.HEADER_NOT_JSON, null, "empty");
+    @ParameterizedTest
+    @ValueSource(strings = {"\\ud800", "\\udc00", "\\ud800x", "\\ud800\\ud800", "\\udc00\\ud800"})
+    void halfASurrogatePairEscaped(String half) throws IOException {
+        refused(of("in a name", Kind.HEADER_NOT_JSON, null,
+                header("{" + RawFile.entry(half, "U8", "[1]", "[0,1]") + "}", 1), "surrogate"));
+        refused(of("in metadata", Kind.HEADER_NOT_JSON, null,
+                header("{\"__metadata__\":{\"k\":\"" + half + "\"}}", 0), "surrogate"));
     }
 
-    @Test
-    void headerCutOff() throws IOException {
-        header("{\"w\":{\"dtype\":\"F32\"", 0);
-        refused(Kind.HEADER_NOT_JSON, null, "not JSON");
-    }
-
-    @Test
-    void headerNotJson() throws IOException {
-        header("{w:1}", 0);
-        refused(Kind.HEADER_NOT_JSON, null, "not JSON");
-    }
-
-    @Test
-    void headerWithByteOrderMark() throws IOException {
-        header("\ufeff{}", 0);
-        refused(Kind.HEADER_NOT_JSON, null, "not JSON");
-    }
-
-    @Test
-    void headerOfUtf16() throws IOException {
-        RawFile.write(file, "{}".getBytes(StandardCharsets.UTF_16LE), 0);
-        refused(Kind.HEADER_NOT_JSON, null, "not JSON");
-    }
-
-    @Test
-    void headerGoesOn() throws IOException {
-        header("{}{}", 0);
-        refused(Kind.HEADER_NOT_JSON, null, "goes on");
-    }
-
-    @Test
-    void headerPaddedWithZeros() throws IOException {
-        header("{}\0\0", 0);
-        refused(Kind.HEADER_NOT_JSON, null, "not JSON");
-    }
-
-    @Test
-    void headerIsAnArray() throws IOException {
-        header("[]", 0);
-        refused(Kind.HEADER_NOT_OBJECT, null, "an array");
-    }
-
-    @Test
-    void headerIsAMillionArrays() throws IOException {
-        header("[".repeat(1_000_000), 0);
-        refused(Kind.HEADER_NOT_OBJECT, null, "an array");
-    }
-
-    @Test
-    void shapeNestedAMillionTimes() throws IOException {
-        entry("F32", "[".repeat(1_000_000) + "]".repeat(1_000_000), "[0,4]", 4);
-        refused(Kind.SHAPE_NOT_NUMBERS, "w", "an array");
-    }
-
-    @Test
-    void tensorTwice() throws IOException {
-        String w = RawFile.entry("w", "U8", "[1]", "[0,1]");
-        header("{" + w + "," + w + "}", 1);
-        refused(Kind.DUPLICATE_KEY, "w", "twice");
-    }
-
-    @Test
-    void tensorTwiceThroughAnEscape() throws IOException {
-        header("{" + RawFile.entry("w", "U8", "[1]", "[0,1]") + ","
-                + RawFile.entry("\\u0077", "U8", "[1]", "[0,1]") + "}", 1);
-        refused(Kind.DUPLICATE_KEY, "w", "twice");
-    }
-
-    @Test
-    void fieldTwice() throws IOException {
-        header("{\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"shape\":[1],\"data_offsets\":[0,1]}}", 1);
-        refused(Kind.DUPLICATE_KEY, "w", "shape twice");
-    }
-
-    @Test
-    void metadataTwice() throws IOException {
-        header("{\"__metadata__\":{},\"__metadata__\":{}}", 0);
-        refused(Kind.DUPLICATE_KEY, null, "__metadata__");
-    }
-
-    @Test
-    void metadataKeyTwice() throws IOException {
-        header("{\"__metadata__\":{\"a\":\"1\",\"a\":\"1\"}}", 0);
-        refused(Kind.DUPLICATE_KEY, null, "'a' twice");
-    }
-
-    @Test
-    void metadataNotAnObject() throws IOException {
-        header("{\"__metadata__\":null}", 0);
-        refused(Kind.METADATA_NOT_OBJECT, null, "null");
-    }
-
-    @Test
-    void metadataOfANumber() throws IOException {
-        header("{\"__metadata__\":{\"step\":3}}", 0);
-        refused(Kind.METADATA_NOT_STRING, null, "'step'", "a number");
-    }
-
-    @Test
-    void metadataOfAnObject() throws IOException {
-        header("{\"__metadata__\":{\"step\":{\"a\":\"b\"}}}", 0);
-        refused(Kind.METADATA_NOT_STRING, null, "'step'", "an object");
-    }
-
-    @Test
-    void entryNotAnObject() throws IOException {
-        header("{\"w\":7}", 0);
-        refused(Kind.ENTRY_NOT_OBJECT, "w", "a number");
-    }
-
-    @Test
-    void dtypeMissing() throws IOException {
-        header("{\"w\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4);
-        refused(Kind.MISSING_FIELD, "w", "lacks dtype");
-    }
-
-    @Test
-    void shapeMissing() throws IOException {
-        header("{\"w\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4);
-        refused(Kind.MISSING_FIELD, "w", "lacks shape");
-    }
-
-    @Test
-    void offsetsMissing() throws IOException {
-        header("{\"w\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4);
-        refused(Kind.MISSING_FIELD, "w", "lacks data_offsets");
-    }
-
-    @Test
-    void fieldTooMuch() throws IOException {
-        header("{\"w\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"strides\":[1]}}", 1);
-        refused(Kind.UNKNOWN_FIELD, "w", "'strides'");
-    }
-
-    @Test
-    void dtypeNotAString() throws IOException {
-        header("{\"w\":{\"dtype\":32,\"shape\":[1],\"data_offsets\":[0,1]}}", 1);
-        refused(Kind.DTYPE_NOT_STRING, "w", "a number");
-    }
-
-    @Test
-    void dtypeUnknown() throws IOException {
-        entry("F128", "[1]", "[0,16]", 16);
-        refused(Kind.UNKNOWN_DTYPE, "w", "'F128'", "BF16");
-    }
-
-    @Test
-    void dtypeInLowerCase() throws IOException {
-        entry("f32", "[1]", "[0,4]", 4);
-        refused(Kind.UNKNOWN_DTYPE, "w", "'f32'");
-    }
-
-    @Test
-    void shapeNotAnArray() throws IOException {
-        entry("F32", "1", "[0,4]", 4);
-        refused(Kind.SHAPE_NOT_NUMBERS, "w", "a number, not an array");
-    }
-
-    @Test
-    void shapeOfStrings() throws IOException {
-        entry("F32", "[\"1\"]", "[0,4]", 4);
-        refused(Kind.SHAPE_NOT_NUMBERS, "w", "a string");
-    }
-
-    @Test
-    void dimensionNegative() throws IOException {
-        entry("F32", "[-1,-1]", "[0,4]", 4);
-        refused(Kind.NEGATIVE_DIMENSION, "w", "'-1'");
-    }
-
-    @Test
-    void dimensionFractional() throws IOException {
-        entry("F32", "[1.0]", "[0,4]", 4);
-        refused(Kind.FRACTIONAL_DIMENSION, "w", "'1.0'");
-    }
-
-    @Test
-    void dimensionWithExponent() throws IOException {
-        entry("F32", "[1e0]", "[0,4]", 4);
-        refused(Kind.FRACTIONAL_DIMENSION, "w", "'1e0'");
-    }
-
-    @Test
-    void dimensionPastALong() throws IOException {
-        entry("U8", "[9223372036854775808]", "[0,4]", 4);
-        refused(Kind.SHAPE_OVERFLOW, "w", "9223372036854775808");
-    }
-
-    @Test
-    void dimensionOfAMillionDigits() throws IOException {
-        entry("U8", "[1" + "0".repeat(1_000_000) + "]", "[0,4]", 4);
-        refused(Kind.SHAPE_OVERFLOW, "w", "1000001 characters");
-    }
-
-    @Test
-    void shapeOverflowsToItsSpan() throws IOException {
-        // 2^32 * 2^32 is 0 and 2^62 elements of 4 bytes are 0 bytes, modulo 2^64.
-        entry("U8", "[4294967296,4294967296]", "[0,0]", 0);
-        refused(Kind.SHAPE_OVERFLOW, "w", "4294967296");
-        entry("F32", "[4611686018427387904]", "[0,0]", 0);
-        refused(Kind.SHAPE_OVERFLOW, "w", "4611686018427387904");
-    }
-
-    @Test
-    void shapeOverflowsBeforeItsZero() throws IOException {
-        entry("U8", "[4294967296,4294967296,0]", "[0,0]", 0);
-        refused(Kind.SHAPE_OVERFLOW, "w", "overflows");
-    }
-
-    @Test
-    void halfAByteOfF4() throws IOException {
-        entry("F4", "[3]", "[0,2]", 2);
-        refused(Kind.PARTIAL_BYTE, "w", "F4[3]");
-    }
-
-    @Test
-    void partOfAByteOfF6() throws IOException {
-        entry("F6_E2M3", "[2]", "[0,2]", 2);
-        refused(Kind.PARTIAL_BYTE, "w", "F6_E2M3[2]");
-    }
-
-    @Test
-    void offsetsNotTwoWholeNumbers() throws IOException {
-        for (String offsets : new String[]{"4", "[]", "[0]", "[0,4,4]", "[0,4.0]", "[-0,4]", "[-4,0]", "[0,\"4\"]",
-                "[0,[4]]", "null", "[0,9223372036854775808]"}) {
-            entry("F32", "[1]", offsets, 4);
-            refused(Kind.BAD_OFFSETS, "w", "data_offsets");
-        }
-    }
-
-    @Test
-    void offsetsBackwards() throws IOException {
-        entry("F32", "[1]", "[4,0]", 4);
-        refused(Kind.OFFSETS_BACKWARDS, "w", "[4, 0]");
-    }
-
-    @Test
-    void offsetsPastTheEnd() throws IOException {
-        entry("F32", "[2]", "[0,8]", 4);
-        refused(Kind.OFFSETS_PAST_END, "w", "[0, 8]", "4 data bytes");
-    }
-
-    @Test
-    void offsetsFarPastTheEnd() throws IOException {
-        entry("U8", "[9223372036854775807]", "[0,9223372036854775807]", 4);
-        refused(Kind.OFFSETS_PAST_END, "w", "9223372036854775807");
-    }
-
-    @Test
-    void spanTooLong() throws IOException {
-        entry("F32", "[2]", "[0,12]", 12);
-        refused(Kind.SPAN_MISMATCH, "w", "F32[2]", "8 bytes", "12");
-    }
-
-    @Test
-    void spanTooShort() throws IOException {
-        entry("F4", "[4]", "[0,1]", 1);
-        refused(Kind.SPAN_MISMATCH, "w", "F4[4]", "needs 2 bytes");
-    }
-
-    @Test
-    void zeroSizeTensorWithBytes() throws IOException {
-        entry("F32", "[0,3]", "[0,4]", 4);
-        refused(Kind.SPAN_MISMATCH, "w", "needs 0 bytes");
-    }
-
-    @Test
-    void tensorsOverlap() throws IOException {
-        header("{" + RawFile.entry("b", "U8", "[4]", "[2,6]") + "," + RawFile.entry("a", "U8", "[4]", "[0,4]") + "}",
-                6);
-        refused(Kind.OFFSETS_OVERLAP, "b", "[2, 6]", "[0, 4]", "'a'");
-    }
-
-    @Test
-    void twoTensorsOfTheSameBytes() throws IOException {
-        header("{" + RawFile.entry("a", "U8", "[4]", "[0,4]") + "," + RawFile.entry("b", "F32", "[1]", "[0,4]") + "}",
-                4);
-        refused(Kind.OFFSETS_OVERLAP, "b", "'a'");
-    }
-
-    @Test
-    void zeroSizeTensorInsideAnother() throws IOException {
-        header("{" + RawFile.entry("a", "U8", "[4]", "[0,4]") + "," + RawFile.entry("b", "F32", "[0]", "[2,2]") + "}",
-                4);
-        refused(Kind.OFFSETS_OVERLAP, "b", "'a'");
-    }
-
-    @Test
-    void gapBetweenTensors() throws IOException {
-        header("{" + RawFile.entry("a", "U8", "[4]", "[0,4]") + "," + RawFile.entry("b", "U8", "[2]", "[6,8]") + "}",
-                8);
-        refused(Kind.OFFSETS_GAP, "b", "begin at 6", "end at 4");
-    }
-
-    @Test
-    void gapBeforeTheFirstTensor() throws IOException {
-        entry("U8", "[2]", "[2,4]", 4);
-        refused(Kind.OFFSETS_GAP, "w", "begin at 2", "end at 0");
-    }
-
-    @Test
-    void trailingBytes() throws IOException {
-        entry("U8", "[2]", "[0,2]", 5);
-        refused(Kind.TRAILING_BYTES, null, "3 bytes");
-    }
-
-    @Test
-    void trailingBytesAfterNoTensors() throws IOException {
-        header("{}", 1);
-        refused(Kind.TRAILING_BYTES, null, "1 bytes");
+    @ParameterizedTest
+    @ValueSource(strings = {"[]", "[0]", "[0,4,4]", "[0,4.0]", "[-0,4]", "[-4,0]", "[0,\"4\"]", "[0,[4]]", "null",
+            "[0,9223372036854775808]"})
+    void offsetsNotTwoWholeNumbers(String offsets) throws IOException {
+        refused(of(offsets, Kind.BAD_OFFSETS, "w", entry("F32", "[1]", offsets, 4), "data_offsets"));
     }
 
     @Test
     void namesInMessagesAreCutAndCleaned() throws IOException {
-        header("{\"" + "x".repeat(100_000) + "\\n\":7}", 0);
+        Files.write(file, header("{\"" + "x".repeat(100_000) + "\\n\":7}", 0));
         SafetensorsException e = catchThrowableOfType(SafetensorsException.class, () -> Safetensors.open(file));
         assertThat(e.getMessage().length()).isLessThan(file.toString().length() + 400);
-        header("{\"a\\nb\\u001b[31m\":7}", 0);
+        Files.write(file, header("{\"a\\nb\\u001b[31m\":7}", 0));
         e = catchThrowableOfType(SafetensorsException.class, () -> Safetensors.open(file));
         assertThat(e.getMessage()).contains("'a\\u000ab\\u001b[31m'");
     }
