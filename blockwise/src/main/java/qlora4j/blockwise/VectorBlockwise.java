@@ -1,6 +1,7 @@
 package qlora4j.blockwise;
 
 import java.lang.foreign.MemorySegment;
+import java.util.Arrays;
 import java.util.List;
 import qlora4j.nf4.Absmax;
 import qlora4j.tensor.Stream;
@@ -17,7 +18,9 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     private final Team team;
     private final VectorCodec[] codecs = VectorCodec.ofTypes();
+    private final VectorEncoder[] encoders = VectorEncoder.ofTypes();
     private final float[][] block;
+    private final VectorEncoder.Scratch[] runs;
     private final float[][] blockConstants;
     private final byte[][] blockCodes;
     private double[] chunkSums = new double[0];
@@ -28,6 +31,8 @@ final class VectorBlockwise implements BlockwiseKernels {
     VectorBlockwise(Team team) {
         this.team = team;
         block = new float[team.size()][QuantConfig.MAX_BLOCKSIZE];
+        runs = new VectorEncoder.Scratch[team.size()];
+        Arrays.setAll(runs, worker -> new VectorEncoder.Scratch());
         blockConstants = new float[team.size()][QuantConfig.MAX_BLOCKSIZE / QuantConfig.MIN_BLOCKSIZE];
         blockCodes = new byte[team.size()][QuantConfig.MAX_BLOCKSIZE];
         gemm = new VectorGemm(team);
@@ -72,28 +77,11 @@ final class VectorBlockwise implements BlockwiseKernels {
 
     @Override
     public void quantize4(Stream stream, Tensor x, QuantType type, int blocksize, Tensor packed, Tensor absmax) {
-        VectorCodec codec = codecs[type.ordinal()];
+        VectorEncoder encoder = encoders[type.ordinal()];
         MemorySegment pairs = packed.data();
         MemorySegment constants = absmax.data();
-        forRuns(x.size(), (from, n, worker) -> {
-            float[] values = block[worker];
-            float[] factors = blockConstants[worker];
-            boolean finite = true;
-            Elements.load(x, from, n, values, 0);
-            for (int at = 0; at < n; at += blocksize) {
-                int count = Math.min(blocksize, n - at);
-                float constant = VectorCodec.absmax(values, at, count);
-                constants.set(Elements.FLOAT, 4 * ((from + at) / blocksize), constant);
-                finite &= Float.isFinite(constant);
-                if (Absmax.isTiny(constant)) {
-                    VectorCodec.normalize(values, at, count, constant);
-                    factors[at / blocksize] = 1;
-                } else {
-                    factors[at / blocksize] = Absmax.reciprocal(constant);
-                }
-            }
-            codec.encode(values, n, factors, blocksize, finite, pairs, from / 2);
-        });
+        forRuns(x.size(),
+                (from, n, worker) -> encoder.quantize(x, from, n, blocksize, pairs, constants, runs[worker]));
     }
 
     @Override
@@ -121,7 +109,12 @@ final class VectorBlockwise implements BlockwiseKernels {
         MemorySegment constants = absmax.data();
         int tasks = (chunks + CHUNKS_PER_TASK - 1) / CHUNKS_PER_TASK;
         team.run(tasks, (task, worker) -> {
-            for (int c = task * CHUNKS_PER_TASK; c < Math.min(chunks, (task + 1) * CHUNKS_PER_TASK); c++) {
+            int c = task * CHUNKS_PER_TASK;
+            int end = Math.min(chunks, c + CHUNKS_PER_TASK);
+            for (; c <= end - 4 && (c + 4L) * ScalarBlockwise.MEAN_CHUNK <= n; c += 4) {
+                sumFour(constants, c, sums);
+            }
+            for (; c < end; c++) {
                 long from = (long) c * ScalarBlockwise.MEAN_CHUNK;
                 int count = (int) Math.min(ScalarBlockwise.MEAN_CHUNK, n - from);
                 double sum = 0;
@@ -138,6 +131,22 @@ final class VectorBlockwise implements BlockwiseKernels {
         mean.set(0, n == 0 ? 0 : total / n);
     }
 
+    /** The sums of four chunks, in turns: an addition need not wait for the one before. */
+    private static void sumFour(MemorySegment constants, int chunk, double[] sums) {
+        long apart = 4L * ScalarBlockwise.MEAN_CHUNK;
+        double s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+        for (long at = chunk * apart; at < (chunk + 1) * apart; at += 4) {
+            s0 += constants.get(Elements.FLOAT, at);
+            s1 += constants.get(Elements.FLOAT, at + apart);
+            s2 += constants.get(Elements.FLOAT, at + 2 * apart);
+            s3 += constants.get(Elements.FLOAT, at + 3 * apart);
+        }
+        sums[chunk] = s0;
+        sums[chunk + 1] = s1;
+        sums[chunk + 2] = s2;
+        sums[chunk + 3] = s3;
+    }
+
     @Override
     public void quantize8(Stream stream, Tensor x, Tensor offset, DynamicMap map, int blocksize, Tensor codes,
             Tensor absmax) {
@@ -151,9 +160,9 @@ final class VectorBlockwise implements BlockwiseKernels {
             for (int i = 0; i < n; i++) {
                 values[i] -= shift;
             }
-            float constant = VectorCodec.absmax(values, 0, n);
+            float constant = Absmax.ofBits(VectorEncoder.magnitude(values, 0, n));
             constants.set(Elements.FLOAT, 4 * j, constant);
-            VectorCodec.normalize(values, 0, n, constant);
+            VectorEncoder.normalize(values, 0, n, constant);
             byte[] found = blockCodes[worker];
             if (Float.isFinite(constant)) {
                 index.codes(values, n, found);

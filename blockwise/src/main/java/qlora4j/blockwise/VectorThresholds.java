@@ -1,13 +1,9 @@
 package qlora4j.blockwise;
 
 import java.util.Arrays;
-import jdk.incubator.vector.FloatVector;
-import jdk.incubator.vector.IntVector;
-import jdk.incubator.vector.VectorOperators;
-import qlora4j.tensor.Lanes;
 
 /**
- * Counts the thresholds that a number in -1..1 exceeds with one comparison. The interval is cut into cells so narrow that
+ * Tables that count the thresholds that a number in -1..1 exceeds with one comparison. The interval is cut into cells so narrow that
  * none holds two thresholds; then the count is that of the thresholds in lower cells, plus one where the number exceeds
  * its own cell's. Finding the cell rounds, but never puts a larger number into a lower cell, so the count is exact.
  */
@@ -15,9 +11,9 @@ final class VectorThresholds {
     /** Entries of a table: cells -15 to 15, by their lower five bits. */
     private static final int SIZE = 32;
     /** Cells on either side of 0. */
-    private static final int HALF = 15;
-    /** Added to a small number, its sum's last bits are the number's nearest integer. */
-    private static final float TO_INTEGER = 0x1.8p23f;
+    static final int HALF = 15;
+    /** Added to a number of cells, its sum's last bits are the nearest cell; all operands must be finite. */
+    static final float TO_INTEGER = 0x1.8p23f;
 
     /** The bits of the threshold in each cell, or infinity's. */
     final int[] threshold = new int[SIZE];
@@ -42,20 +38,5 @@ final class VectorThresholds {
 
     private static int of(float x) {
         return Float.floatToRawIntBits(Math.fma(x, HALF, TO_INTEGER)) & SIZE - 1;
-    }
-
-    /** The cell of each lane in the low five bits. Numbers must be finite. */
-    static IntVector of(FloatVector x) {
-        return x.fma(FloatVector.broadcast(Lanes.F, HALF), FloatVector.broadcast(Lanes.F, TO_INTEGER))
-                .reinterpretAsInts();
-    }
-
-    /** The entries of cells in a table cut into quarters of 8 lanes or halves of 16 ({@code t2}, {@code t3} unused). */
-    static IntVector lookup(IntVector cell, IntVector t0, IntVector t1, IntVector t2, IntVector t3) {
-        IntVector low = cell.selectFrom(t0, t1);
-        if (Lanes.L == 16) {
-            return low;
-        }
-        return low.blend(cell.selectFrom(t2, t3), cell.and(SIZE / 2).compare(VectorOperators.NE, 0));
     }
 }
