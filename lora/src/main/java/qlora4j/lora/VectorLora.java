@@ -147,13 +147,14 @@ final class VectorLora extends ComposedLora {
         }
     }
 
+    /** Of weights one by one; of the pairs together, where they have one input. */
     private void gradients(Stream s, Linear.Call[] calls, LoraPair[] pairs, Tensor[] dy, Tensor x, Tensor[] us,
             Tensor[] dus, Tensor dropped) {
         for (int i = 0; i < calls.length; i++) {
             weightGradients(s, calls[i], dy[i], x);
-            if (pairs[i] != null) {
-                pairGradients(s, pairs[i], dy[i], us[i], dus[i], droppedInput(calls[i], x, dropped));
-            }
+        }
+        if (pairs[0] != null || dropped == null) {
+            products.gradients(pairs, dy, droppedInput(calls[0], x, dropped), us, dus);
         }
     }
 

@@ -121,6 +121,50 @@ final class VectorLoraProducts {
         Matmul.nn(s, dy, pair.b(), (float) pair.scale(), du, false);
     }
 
+    /**
+     * {@code dB += scale·dyᵀ·u} and {@code dA += duᵀ·x} of each pair that is trained. The narrow matrices are packed side
+     * by side and the wide ones are panels, so that pairs of one rank are one loop of the team.
+     *
+     * @param pairs of each layer, null without
+     */
+    void gradients(LoraPair[] pairs, Tensor[] dy, Tensor x, Tensor[] u, Tensor[] du) {
+        List<VectorGemm.Part> parts = new ArrayList<>();
+        List<VectorGemm.PanelSource> wide = new ArrayList<>();
+        List<Tensor> sums = new ArrayList<>();
+        for (int i = 0; i < pairs.length; i++) {
+            LoraPair pair = pairs[i];
+            if (pair == null || !pair.trained()) {
+                continue;
+            }
+            if (!sums.isEmpty() && sums.getLast().rows() != pair.rank()) {
+                addNarrow(parts, wide, sums);
+            }
+            parts.add(new VectorGemm.Part(u[i], true, (float) pair.scale(), List.of()));
+            wide.add(VectorDensePanels.rows(dy[i]));
+            sums.add(pair.dB());
+            parts.add(new VectorGemm.Part(du[i], true, 1, List.of()));
+            wide.add(VectorDensePanels.rows(x));
+            sums.add(pair.dA());
+        }
+        if (!sums.isEmpty()) {
+            addNarrow(parts, wide, sums);
+        }
+    }
+
+    /** Adds the product of each part with its panels to its sums, the first, third ... of which lie transposed. */
+    private void addNarrow(List<VectorGemm.Part> parts, List<VectorGemm.PanelSource> wide, List<Tensor> sums) {
+        List<VectorGemm.Result> results = new ArrayList<>();
+        for (int i = 0; i < parts.size(); i++) {
+            VectorGemm.PanelSource[] b = new VectorGemm.PanelSource[parts.size()];
+            b[i] = wide.get(i);
+            results.add(new VectorGemm.Result(sums.get(i), sums.get(i), i % 2 == 0, b));
+        }
+        gemm.multiply(parts, results);
+        parts.clear();
+        wide.clear();
+        sums.clear();
+    }
+
     private VectorGemm.PanelSource columns(LinearWeight weight, DType compute) {
         return switch (weight) {
             case LinearWeight.Dense d -> dense.columns(d.w());

@@ -92,97 +92,131 @@ final class VectorAttention {
         int rows = count * group;
         int lanes = VectorScratch.roundUp(rows, VectorTile.COLUMNS);
         int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
+        int pitch = VectorTile.pitch(Math.max(lanes, dims));
         int outRows = VectorScratch.roundUp(rows, VectorTile.ROWS);
-        float[] heads = scratch.get(worker, HEADS, lanes * dims);
-        float[] queries = scratch.get(worker, QUERIES_T, dims * lanes);
-        loadRows(q, row, kvHead, count, group, d, (float) a.scale(), heads, dims, lanes);
-        transposes[worker].run(heads, 0, dims, lanes, d, queries, 0, lanes);
-        float[] tile = scratch.get(worker, TILE, KEYS * dims);
-        float[] scores = scratch.get(worker, SCORES, (KEYS + 1) * lanes);
-        float[] sums = scratch.get(worker, SUMS, outRows * dims);
+        float[] heads = scratch.get(worker, HEADS, lanes * pitch);
+        float[] queries = scratch.get(worker, QUERIES_T, dims * pitch);
+        loadRows(q, row, kvHead, count, group, d, (float) a.scale(), heads, dims, lanes, pitch);
+        transposes[worker].run(heads, 0, pitch, lanes, d, queries, 0, pitch);
+        float[] tile = scratch.get(worker, TILE, KEYS * pitch);
+        float[] scores = scratch.get(worker, SCORES, (KEYS + 1) * pitch);
+        float[] sums = scratch.get(worker, SUMS, outRows * pitch);
         float[] max = scratch.get(worker, MAX, lanes);
         float[] total = scratch.get(worker, TOTAL, lanes);
-        Arrays.fill(sums, 0, outRows * dims, 0f);
+        Arrays.fill(sums, 0, outRows * pitch, 0f);
         Arrays.fill(max, 0, lanes, -Float.MAX_VALUE);
         Arrays.fill(total, 0, lanes, 0f);
         int end = position + count;
         for (int j = ScalarAttention.firstKey(a, position); j < end; j += KEYS) {
             int keys = Math.min(KEYS, end - j);
-            loadKeys(k, keys0 + j, kvHead, keys, d, tile, dims);
-            VectorTile.multiply(tile, dims, 1, queries, 0, lanes, scores, 0, lanes,
-                    VectorScratch.roundUp(keys, VectorTile.ROWS), lanes, d, false);
-            mask(a, scores, lanes, j, keys, position, count, group);
+            loadKeys(k, keys0 + j, kvHead, keys, d, tile, dims, pitch);
+            scores(tile, queries, scores, lanes, pitch, keys, j - position, group, d);
+            mask(a, scores, pitch, j, keys, position, count, group);
             for (int at = 0; at < lanes; at += Lanes.L) {
-                softmaxStep(scores, at, lanes, keys, max, total);
+                int seen = seen(at + Lanes.L - 1, group, position - j, keys);
+                softmaxStep(scores, at, pitch, seen, keys, max, total);
             }
-            loadKeys(v, keys0 + j, kvHead, keys, d, tile, dims);
+            loadKeys(v, keys0 + j, kvHead, keys, d, tile, dims, pitch);
             for (int r = 0; r < rows; r++) {
-                VectorTile.scale(sums, r * dims, dims, scores[keys * lanes + r]);
+                VectorTile.scale(sums, r * pitch, dims, scores[keys * pitch + r]);
             }
-            VectorTile.multiply(scores, 1, lanes, tile, 0, dims, sums, 0, dims, outRows, dims, keys, true);
+            for (int r = 0; r < outRows; r += VectorTile.ROWS) {
+                int seen = seen(r + VectorTile.ROWS - 1, group, position - j, keys);
+                VectorTile.columns(scores, r, tile, 0, sums, r * pitch, pitch, dims, seen, true);
+            }
         }
         for (int r = 0; r < rows; r++) {
-            VectorTile.scale(sums, r * dims, d, 1 / total[r]);
+            VectorTile.scale(sums, r * pitch, d, 1 / total[r]);
             int h = kvHead * group + r % group;
-            Floats.store(sums, r * dims, d, out, (long) (row + r / group) * out.cols() + (long) h * d);
+            Floats.store(sums, r * pitch, d, out, (long) (row + r / group) * out.cols() + (long) h * d);
             lse.set((long) (row + r / group) * a.heads() + h, max[r] + StrictMath.log(total[r]));
         }
     }
 
     /**
-     * Reads the heads of a block's rows (query, head of the group), {@code to[r * dims + c] = factor·t[row r][c]}, zero
-     * beyond their last element and from the last row to {@code lanes}.
+     * {@code S = K·Qᵀ} of a tile's keys and a block's rows, a key a row of S. Columns of S that hold only queries before
+     * all of the keys computed at once are left as they are.
+     *
+     * @param ahead of how many queries of the block the tile's first key comes; negative where it is before them
+     */
+    static void scores(float[] tile, float[] queries, float[] s, int lanes, int pitch, int keys, int ahead, int group,
+            int d) {
+        for (int i = 0; i < keys; i += VectorTile.ROWS) {
+            int first = firstRow(ahead + i, group, lanes) / VectorTile.COLUMNS * VectorTile.COLUMNS;
+            VectorTile.rows(tile, i * pitch, queries, first, s, i * pitch + first, pitch, lanes - first, d, false);
+        }
+    }
+
+    /** The first of a block's rows whose query sees the key of query {@code key}, at most {@code rows}. */
+    static int firstRow(int key, int group, int rows) {
+        return (int) Math.clamp((long) key * group, 0, rows);
+    }
+
+    /** How many of a tile's keys row r of the block sees, the block's first query seeing {@code before} and itself. */
+    static int seen(int r, int group, int before, int keys) {
+        return Math.clamp(r / group + before + 1L, 0, keys);
+    }
+
+    /**
+     * Reads the heads of a block's rows (query, head of the group), {@code to[r * pitch + c] = factor·t[row r][c]}, zero
+     * beyond their last element up to {@code dims} and from the last row to {@code lanes}.
      */
     static void loadRows(Tensor t, int row, int kvHead, int count, int group, int d, float factor, float[] to,
-            int dims, int lanes) {
+            int dims, int lanes, int pitch) {
         int rows = count * group;
         for (int r = 0; r < rows; r++) {
             int h = kvHead * group + r % group;
-            Floats.load(t, (long) (row + r / group) * t.cols() + (long) h * d, d, to, r * dims);
-            Arrays.fill(to, r * dims + d, (r + 1) * dims, 0f);
+            Floats.load(t, (long) (row + r / group) * t.cols() + (long) h * d, d, to, r * pitch);
+            Arrays.fill(to, r * pitch + d, r * pitch + dims, 0f);
+            if (factor != 1) {
+                VectorTile.scale(to, r * pitch, d, factor);
+            }
         }
-        Arrays.fill(to, rows * dims, lanes * dims, 0f);
-        if (factor != 1) {
-            VectorTile.scale(to, 0, rows * dims, factor);
+        for (int r = rows; r < lanes; r++) {
+            Arrays.fill(to, r * pitch, r * pitch + dims, 0f);
         }
     }
 
-    /** Reads one head of {@code n} rows from {@code row}, to a multiple of four rows, zero beyond rows and columns. */
-    static void loadKeys(Tensor t, int row, int kvHead, int n, int d, float[] tile, int dims) {
+    /** Reads one head of {@code n} rows from {@code row}, to a multiple of a tile's, zero beyond rows and columns. */
+    static void loadKeys(Tensor t, int row, int kvHead, int n, int d, float[] tile, int dims, int pitch) {
         for (int j = 0; j < n; j++) {
-            Floats.load(t, (long) (row + j) * t.cols() + (long) kvHead * d, d, tile, j * dims);
-            Arrays.fill(tile, j * dims + d, (j + 1) * dims, 0f);
+            Floats.load(t, (long) (row + j) * t.cols() + (long) kvHead * d, d, tile, j * pitch);
+            Arrays.fill(tile, j * pitch + d, j * pitch + dims, 0f);
         }
-        Arrays.fill(tile, n * dims, VectorScratch.roundUp(n, VectorTile.ROWS) * dims, 0f);
+        Arrays.fill(tile, n * pitch, VectorScratch.roundUp(n, VectorTile.ROWS) * pitch, 0f);
     }
 
     /** Scores of keys that a query does not see become -∞. Key {@code j0 + j} is in row j. */
-    static void mask(AttentionShape a, float[] scores, int lanes, int j0, int keys, int position, int count,
+    static void mask(AttentionShape a, float[] scores, int pitch, int j0, int keys, int position, int count,
             int group) {
         for (int j = 0; j < keys; j++) {
             int first = Math.clamp(j0 + j - position, 0, count);
             int end = a.window() == 0 ? count : Math.clamp((long) j0 + j - position + a.window(), first, count);
-            Arrays.fill(scores, j * lanes, j * lanes + first * group, Float.NEGATIVE_INFINITY);
-            Arrays.fill(scores, j * lanes + end * group, j * lanes + count * group, Float.NEGATIVE_INFINITY);
+            Arrays.fill(scores, j * pitch, j * pitch + first * group, Float.NEGATIVE_INFINITY);
+            Arrays.fill(scores, j * pitch + end * group, j * pitch + count * group, Float.NEGATIVE_INFINITY);
         }
     }
 
     /**
      * Scores of one vector of rows to {@code exp(score - max)}, and their totals. The maximum so far is one more score, so
-     * that there is one place that takes exponentials, which the compiler inlines: the row behind the last key's becomes
-     * the factor of all that was summed before.
+     * that there is one place that takes exponentials, which the compiler inlines: row {@code keys} becomes the factor of
+     * all that was summed before.
+     *
+     * @param seen how many of the keys these rows see
      */
-    private static void softmaxStep(float[] scores, int at, int lanes, int keys, float[] max, float[] total) {
+    private static void softmaxStep(float[] scores, int at, int pitch, int seen, int keys, float[] max,
+            float[] total) {
         FloatVector most = FloatVector.fromArray(Lanes.F, max, at);
-        most.intoArray(scores, keys * lanes + at);
-        for (int j = 0; j < keys; j++) {
-            most = most.max(FloatVector.fromArray(Lanes.F, scores, j * lanes + at));
+        most.intoArray(scores, keys * pitch + at);
+        for (int j = 0; j < seen; j++) {
+            most = most.max(FloatVector.fromArray(Lanes.F, scores, j * pitch + at));
         }
         FloatVector sum = FloatVector.zero(Lanes.F);
         FloatVector weight = FloatVector.fromArray(Lanes.F, total, at);
-        for (int j = keys; j >= 0; j--) {
-            FloatVector p = VectorMath.exp(FloatVector.fromArray(Lanes.F, scores, j * lanes + at).sub(most));
-            p.intoArray(scores, j * lanes + at);
+        for (int j = seen; j >= 0; j--) {
+            int row = (j == seen ? keys : j) * pitch + at;
+            FloatVector p = VectorMath.exp(FloatVector.fromArray(Lanes.F, scores, row).sub(most));
+            p.intoArray(scores, row);
             sum = p.fma(weight, sum);
             weight = FloatVector.broadcast(Lanes.F, 1f);
         }

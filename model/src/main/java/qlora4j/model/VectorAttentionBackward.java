@@ -46,20 +46,26 @@ final class VectorAttentionBackward {
         AttentionShape a = call.shape;
         int d = a.headDim();
         int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
-        int keyRows = VectorScratch.roundUp(length, VectorTile.ROWS);
-        float[] dk = scratch.get(worker, DK, keyRows * dims);
-        float[] dv = scratch.get(worker, DV, keyRows * dims);
-        Arrays.fill(dk, 0, keyRows * dims, 0f);
-        Arrays.fill(dv, 0, keyRows * dims, 0f);
         int queries = VectorAttention.queriesPerBlock(a);
+        int pitch = pitch(a, dims);
+        int keyRows = VectorScratch.roundUp(length, VectorTile.ROWS);
+        float[] dk = scratch.get(worker, DK, keyRows * pitch);
+        float[] dv = scratch.get(worker, DV, keyRows * pitch);
+        Arrays.fill(dk, 0, keyRows * pitch, 0f);
+        Arrays.fill(dv, 0, keyRows * pitch, 0f);
         for (int i = 0; i < length; i += queries) {
             queryBlock(call, kvHead, from, i, Math.min(queries, length - i), dk, dv, worker);
         }
         for (int j = 0; j < length; j++) {
             long to = (long) (from + j) * call.k.cols() + (long) kvHead * d;
-            Floats.store(dk, j * dims, d, call.dk, to);
-            Floats.store(dv, j * dims, d, call.dv, to);
+            Floats.store(dk, j * pitch, d, call.dk, to);
+            Floats.store(dv, j * pitch, d, call.dv, to);
         }
+    }
+
+    private static int pitch(AttentionShape a, int dims) {
+        int rows = VectorAttention.queriesPerBlock(a) * VectorAttention.group(a);
+        return VectorTile.pitch(Math.max(VectorScratch.roundUp(rows, VectorTile.COLUMNS), dims));
     }
 
     /** Adds what {@code count} queries from {@code position} on give to their keys and values, and writes their dq. */
@@ -71,51 +77,62 @@ final class VectorAttentionBackward {
         int rows = count * group;
         int lanes = VectorScratch.roundUp(rows, VectorTile.COLUMNS);
         int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
+        int pitch = pitch(a, dims);
         int row = from + position;
         float scale = (float) a.scale();
         float[] head = scratch.get(worker, HEAD, d);
-        float[] queries = scratch.get(worker, QUERIES, lanes * dims);
-        float[] queriesT = scratch.get(worker, QUERIES_T, dims * lanes);
-        float[] dOut = scratch.get(worker, D_OUT, lanes * dims);
-        float[] dOutT = scratch.get(worker, D_OUT_T, dims * lanes);
-        VectorAttention.loadRows(call.q, row, kvHead, count, group, d, scale, queries, dims, lanes);
-        VectorAttention.loadRows(call.dOut, row, kvHead, count, group, d, 1, dOut, dims, lanes);
-        transposes[worker].run(queries, 0, dims, lanes, d, queriesT, 0, lanes);
-        transposes[worker].run(dOut, 0, dims, lanes, d, dOutT, 0, lanes);
+        float[] queries = scratch.get(worker, QUERIES, lanes * pitch);
+        float[] queriesT = scratch.get(worker, QUERIES_T, dims * pitch);
+        float[] dOut = scratch.get(worker, D_OUT, lanes * pitch);
+        float[] dOutT = scratch.get(worker, D_OUT_T, dims * pitch);
+        VectorAttention.loadRows(call.q, row, kvHead, count, group, d, scale, queries, dims, lanes, pitch);
+        VectorAttention.loadRows(call.dOut, row, kvHead, count, group, d, 1, dOut, dims, lanes, pitch);
+        transposes[worker].run(queries, 0, pitch, lanes, d, queriesT, 0, pitch);
+        transposes[worker].run(dOut, 0, pitch, lanes, d, dOutT, 0, pitch);
         float[] lse = scratch.get(worker, LSE, lanes);
         float[] delta = scratch.get(worker, DELTA, lanes);
-        loadStatistics(call, row, kvHead, rows, lanes, dOut, dims, head, lse, delta);
+        loadStatistics(call, row, kvHead, rows, lanes, dOut, pitch, head, lse, delta);
 
-        float[] kTile = scratch.get(worker, K_TILE, KEYS * dims);
-        float[] vTile = scratch.get(worker, V_TILE, KEYS * dims);
-        float[] p = scratch.get(worker, P, KEYS * lanes);
-        float[] ds = scratch.get(worker, DS, KEYS * lanes);
+        float[] kTile = scratch.get(worker, K_TILE, KEYS * pitch);
+        float[] vTile = scratch.get(worker, V_TILE, KEYS * pitch);
+        float[] p = scratch.get(worker, P, KEYS * pitch);
+        float[] ds = scratch.get(worker, DS, KEYS * pitch);
         int outRows = VectorScratch.roundUp(rows, VectorTile.ROWS);
-        float[] dq = scratch.get(worker, DQ, outRows * dims);
-        Arrays.fill(dq, 0, outRows * dims, 0f);
+        float[] dq = scratch.get(worker, DQ, outRows * pitch);
+        Arrays.fill(dq, 0, outRows * pitch, 0f);
         int end = position + count;
-        // Tiles begin at multiples of four, as the sums of dk and dv are written by fours.
+        // Tiles begin with whole tiles of the sums of dk and dv.
         int first = ScalarAttention.firstKey(a, position) / VectorTile.ROWS * VectorTile.ROWS;
         for (int j = first; j < end; j += KEYS) {
             int keys = Math.min(KEYS, end - j);
             int keyRows = VectorScratch.roundUp(keys, VectorTile.ROWS);
-            VectorAttention.loadKeys(call.k, from + j, kvHead, keys, d, kTile, dims);
-            VectorAttention.loadKeys(call.v, from + j, kvHead, keys, d, vTile, dims);
-            VectorTile.multiply(kTile, dims, 1, queriesT, 0, lanes, p, 0, lanes, keyRows, lanes, d, false);
-            VectorAttention.mask(a, p, lanes, j, keys, position, count, group);
-            VectorTile.multiply(vTile, dims, 1, dOutT, 0, lanes, ds, 0, lanes, keyRows, lanes, d, false);
+            VectorAttention.loadKeys(call.k, from + j, kvHead, keys, d, kTile, dims, pitch);
+            VectorAttention.loadKeys(call.v, from + j, kvHead, keys, d, vTile, dims, pitch);
+            VectorAttention.scores(kTile, queriesT, p, lanes, pitch, keys, j - position, group, d);
+            VectorAttention.mask(a, p, pitch, j, keys, position, count, group);
+            VectorAttention.scores(vTile, dOutT, ds, lanes, pitch, keys, j - position, group, d);
             for (int key = 0; key < keys; key++) {
-                scoreGradients(p, ds, key * lanes, lanes, lse, delta);
+                int at = VectorAttention.firstRow(j + key - position, group, lanes) / Lanes.L * Lanes.L;
+                Arrays.fill(p, key * pitch, key * pitch + at, 0f);
+                Arrays.fill(ds, key * pitch, key * pitch + at, 0f);
+                scoreGradients(p, ds, key * pitch, at, lanes, lse, delta);
             }
-            Arrays.fill(p, keys * lanes, keyRows * lanes, 0f);
-            Arrays.fill(ds, keys * lanes, keyRows * lanes, 0f);
-            VectorTile.multiply(p, lanes, 1, dOut, 0, dims, dv, j * dims, dims, keyRows, dims, rows, true);
-            VectorTile.multiply(ds, lanes, 1, queries, 0, dims, dk, j * dims, dims, keyRows, dims, rows, true);
-            VectorTile.multiply(ds, 1, lanes, kTile, 0, dims, dq, 0, dims, outRows, dims, keys, true);
+            Arrays.fill(p, keys * pitch, keyRows * pitch, 0f);
+            Arrays.fill(ds, keys * pitch, keyRows * pitch, 0f);
+            for (int i = 0; i < keyRows; i += VectorTile.ROWS) {
+                int r = VectorAttention.firstRow(j + i - position, group, rows);
+                int to = (j + i) * pitch;
+                VectorTile.rows(p, i * pitch + r, dOut, r * pitch, dv, to, pitch, dims, rows - r, true);
+                VectorTile.rows(ds, i * pitch + r, queries, r * pitch, dk, to, pitch, dims, rows - r, true);
+            }
+            for (int r = 0; r < outRows; r += VectorTile.ROWS) {
+                int seen = VectorAttention.seen(r + VectorTile.ROWS - 1, group, position - j, keys);
+                VectorTile.columns(ds, r, kTile, 0, dq, r * pitch, pitch, dims, seen, true);
+            }
         }
         for (int r = 0; r < rows; r++) {
-            VectorTile.scale(dq, r * dims, d, scale);
-            Floats.store(dq, r * dims, d, call.dq, element(a, call.dq, row, kvHead, r));
+            VectorTile.scale(dq, r * pitch, d, scale);
+            Floats.store(dq, r * pitch, d, call.dq, element(a, call.dq, row, kvHead, r));
         }
     }
 
@@ -125,7 +142,7 @@ final class VectorAttentionBackward {
     }
 
     /** Each row's log-sum-exp and {@code delta = Σ dOut·out}; 0 beyond the last row. */
-    private static void loadStatistics(Call call, int row, int kvHead, int rows, int lanes, float[] dOut, int dims,
+    private static void loadStatistics(Call call, int row, int kvHead, int rows, int lanes, float[] dOut, int pitch,
             float[] head, float[] lse, float[] delta) {
         AttentionShape a = call.shape;
         int group = VectorAttention.group(a);
@@ -134,15 +151,16 @@ final class VectorAttentionBackward {
             delta[r] = 0;
             if (r < rows) {
                 Floats.load(call.out, element(a, call.out, row, kvHead, r), a.headDim(), head, 0);
-                delta[r] = VectorTile.dot(dOut, r * dims, head, 0, a.headDim());
+                delta[r] = VectorTile.dot(dOut, r * pitch, head, 0, a.headDim());
                 lse[r] = (float) call.lse.get((long) (row + r / group) * a.heads() + kvHead * group + r % group);
             }
         }
     }
 
-    /** One key's scores to probabilities {@code p}, and dP to {@code p·(dP - delta)}. */
-    private static void scoreGradients(float[] p, float[] ds, int at, int lanes, float[] lse, float[] delta) {
-        for (int r = 0; r < lanes; r += Lanes.L) {
+    /** One key's scores, from row {@code first} on, to probabilities {@code p}, and dP to {@code p·(dP - delta)}. */
+    private static void scoreGradients(float[] p, float[] ds, int at, int first, int lanes, float[] lse,
+            float[] delta) {
+        for (int r = first; r < lanes; r += Lanes.L) {
             FloatVector x = FloatVector.fromArray(Lanes.F, p, at + r);
             FloatVector probability = VectorMath.exp(x.sub(FloatVector.fromArray(Lanes.F, lse, r)));
             FloatVector dp = FloatVector.fromArray(Lanes.F, ds, at + r);

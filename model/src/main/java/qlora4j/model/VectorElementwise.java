@@ -1,5 +1,7 @@
 package qlora4j.model;
 
+import java.lang.foreign.MemorySegment;
+import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Floats;
@@ -9,8 +11,10 @@ import qlora4j.tensor.Tensor;
 
 /** SwiGLU, rotary positions and the copying of rows, in pieces of a fixed size shared by a team. */
 final class VectorElementwise {
-    /** Elements of one task of SwiGLU: five arrays of them stay in the second-level cache. */
+    /** Elements of one task of SwiGLU. */
     private static final int PIECE = 4096;
+    /** Elements that are converted at a time: three arrays of them stay in the first-level cache. */
+    private static final int CONVERTED = 1024;
     private static final int ROWS_PER_TASK = 16;
     /** Columns of one task of the embedding's gradient. */
     private static final int COLUMNS_PER_TASK = 64;
@@ -23,17 +27,45 @@ final class VectorElementwise {
         this.scratch = new VectorScratch(team, 3);
     }
 
+    /** Whole vectors of float32 are read and written where they lie: to wait for one array after another takes longer. */
     void swiglu(Tensor gate, Tensor up, Tensor out) {
         pieces(out.size(), PIECE, (from, n, worker) -> {
-            float[] g = scratch.get(worker, 0, PIECE);
-            float[] u = scratch.get(worker, 1, PIECE);
-            Floats.load(gate, from, n, g, 0);
-            Floats.load(up, from, n, u, 0);
-            silu(g, n);
-            VectorScratch.round(out.dtype(), g, n);
-            multiply(g, u, n);
-            Floats.store(g, 0, n, out, from);
+            int direct = allFloats(gate, up, out) ? n / Lanes.L * Lanes.L : 0;
+            swiglu(gate.data(), up.data(), out.data(), 4 * from, direct);
+            for (int i = direct; i < n; i += CONVERTED) {
+                swigluConverted(gate, up, out, from + i, Math.min(CONVERTED, n - i), worker);
+            }
         });
+    }
+
+    private static boolean allFloats(Tensor... tensors) {
+        for (Tensor t : tensors) {
+            if (t.dtype() != DType.F32) {
+                return false;
+            }
+        }
+        return true;
+    }
+
+    /** {@code n} elements, whole vectors, from a byte offset on. */
+    private static void swiglu(MemorySegment gate, MemorySegment up, MemorySegment out, long offset, int n) {
+        for (int i = 0; i < n; i += Lanes.L) {
+            long at = offset + 4L * i;
+            FloatVector x = FloatVector.fromMemorySegment(Lanes.F, gate, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector u = FloatVector.fromMemorySegment(Lanes.F, up, at, ByteOrder.LITTLE_ENDIAN);
+            x.mul(VectorMath.sigmoid(x)).mul(u).intoMemorySegment(out, at, ByteOrder.LITTLE_ENDIAN);
+        }
+    }
+
+    private void swigluConverted(Tensor gate, Tensor up, Tensor out, long from, int n, int worker) {
+        float[] g = scratch.get(worker, 0, CONVERTED);
+        float[] u = scratch.get(worker, 1, CONVERTED);
+        Floats.load(gate, from, n, g, 0);
+        Floats.load(up, from, n, u, 0);
+        silu(g, n);
+        VectorScratch.round(out.dtype(), g, n);
+        multiply(g, u, n);
+        Floats.store(g, 0, n, out, from);
     }
 
     private static void silu(float[] g, int n) {
@@ -59,16 +91,40 @@ final class VectorElementwise {
 
     void swigluBackward(Tensor dOut, Tensor gate, Tensor up, Tensor dGate, Tensor dUp) {
         pieces(dOut.size(), PIECE, (from, n, worker) -> {
-            float[] d = scratch.get(worker, 0, PIECE);
-            float[] g = scratch.get(worker, 1, PIECE);
-            float[] u = scratch.get(worker, 2, PIECE);
-            Floats.load(dOut, from, n, d, 0);
-            Floats.load(gate, from, n, g, 0);
-            Floats.load(up, from, n, u, 0);
-            swigluGradients(d, g, u, n);
-            Floats.store(g, 0, n, dGate, from);
-            Floats.store(u, 0, n, dUp, from);
+            int direct = allFloats(dOut, gate, up, dGate, dUp) ? n / Lanes.L * Lanes.L : 0;
+            swigluGradients(dOut.data(), gate.data(), up.data(), dGate.data(), dUp.data(), 4 * from, direct);
+            for (int i = direct; i < n; i += CONVERTED) {
+                convertedGradients(dOut, gate, up, dGate, dUp, from + i, Math.min(CONVERTED, n - i), worker);
+            }
         });
+    }
+
+    /** {@code n} elements, whole vectors, from a byte offset on. */
+    private static void swigluGradients(MemorySegment dOut, MemorySegment gate, MemorySegment up, MemorySegment dGate,
+            MemorySegment dUp, long offset, int n) {
+        for (int i = 0; i < n; i += Lanes.L) {
+            long at = offset + 4L * i;
+            FloatVector d = FloatVector.fromMemorySegment(Lanes.F, dOut, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector g = FloatVector.fromMemorySegment(Lanes.F, gate, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector u = FloatVector.fromMemorySegment(Lanes.F, up, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector sigma = VectorMath.sigmoid(g);
+            FloatVector slope = g.mul(sigma.neg().add(1f)).add(1f);
+            d.mul(u).mul(sigma).mul(slope).intoMemorySegment(dGate, at, ByteOrder.LITTLE_ENDIAN);
+            d.mul(g).mul(sigma).intoMemorySegment(dUp, at, ByteOrder.LITTLE_ENDIAN);
+        }
+    }
+
+    private void convertedGradients(Tensor dOut, Tensor gate, Tensor up, Tensor dGate, Tensor dUp, long from, int n,
+            int worker) {
+        float[] d = scratch.get(worker, 0, CONVERTED);
+        float[] g = scratch.get(worker, 1, CONVERTED);
+        float[] u = scratch.get(worker, 2, CONVERTED);
+        Floats.load(dOut, from, n, d, 0);
+        Floats.load(gate, from, n, g, 0);
+        Floats.load(up, from, n, u, 0);
+        swigluGradients(d, g, u, n);
+        Floats.store(g, 0, n, dGate, from);
+        Floats.store(u, 0, n, dUp, from);
     }
 
     /** Replaces gates and ups by their gradients. */

@@ -179,7 +179,10 @@ public final class VectorGemm {
     /** All results, of the same rows. */
     public synchronized void multiply(List<Part> parts, List<Result> results) {
         int m = results.getFirst().transposed ? results.getFirst().c.cols() : results.getFirst().c.rows();
-        int panels = results.stream().mapToInt(Result::panels).sum();
+        int panels = 0;
+        for (Result r : results) {
+            panels += r.panels();
+        }
         if (m == 0 || panels == 0) {
             return;
         }
@@ -222,13 +225,17 @@ public final class VectorGemm {
         int rows = rowsPerTask(count, panels);
         int rowBlocks = (count + rows - 1) / rows;
         int wide = Math.clamp(panels * rowBlocks / (TASKS_PER_THREAD * team.size()), 1, MAX_PANELS);
-        int columnBlocks = results.stream().mapToInt(r -> (r.panels() + wide - 1) / wide).sum();
+        int blocks = 0;
+        for (Result r : results) {
+            blocks += (r.panels() + wide - 1) / wide;
+        }
+        int columnBlocks = blocks;
         team.run(rowBlocks * columnBlocks, (task, worker) -> {
             int i0 = task / columnBlocks * rows;
             int column = task % columnBlocks;
             int i = 0;
-            for (int blocks; column >= (blocks = (results.get(i).panels() + wide - 1) / wide); i++) {
-                column -= blocks;
+            for (int of; column >= (of = (results.get(i).panels() + wide - 1) / wide); i++) {
+                column -= of;
             }
             Result r = results.get(i);
             int j0 = column * wide * NC;

@@ -45,31 +45,44 @@ final class VectorNarrow {
     static final class Columns {
         private float[] packed = new float[0];
         private int width;
+        private VectorGemm.FewColumns of;
 
-        /** Arguments as of {@link VectorNarrow#multiply}. */
-        void pack(Team team, Scratch[] scratch, Tensor b, boolean transposed, float alpha, int n) {
-            int k = transposed ? b.cols() : b.rows();
+        /** Packs B, as {@link VectorNarrow#multiply} takes it; how many pieces it is packed in. */
+        int begin(VectorGemm.FewColumns product) {
+            of = product;
+            int n = product.c().cols();
             width = n <= L ? L : COLUMNS;
-            int needed = Math.multiplyExact(k + L, width);
+            int needed = Math.multiplyExact(k() + L, width);
             if (packed.length < needed) {
                 packed = new float[needed];
             }
-            team.run((k + KC - 1) / KC, (piece, worker) -> {
-                int p0 = piece * KC;
-                int pc = Math.min(KC, k - p0);
-                if (transposed) {
-                    transpose(b, p0, pc, n, scratch[worker]);
-                } else {
-                    for (int p = p0; p < p0 + pc; p++) {
-                        Floats.load(b, (long) p * n, n, packed, p * width);
-                    }
+            return (k() + KC - 1) / KC;
+        }
+
+        private int k() {
+            return of.transposed() ? of.b().cols() : of.b().rows();
+        }
+
+        /** One piece, or nothing where there are not so many. */
+        void pack(int piece, Scratch own) {
+            int p0 = piece * KC;
+            int pc = Math.min(KC, k() - p0);
+            if (pc <= 0) {
+                return;
+            }
+            int n = of.c().cols();
+            if (of.transposed()) {
+                transpose(of.b(), p0, pc, n, own);
+            } else {
+                for (int p = p0; p < p0 + pc; p++) {
+                    Floats.load(of.b(), (long) p * n, n, packed, p * width);
                 }
-                if (alpha != 1) {
-                    for (int i = p0 * width; i < (p0 + pc) * width; i++) {
-                        packed[i] *= alpha;
-                    }
+            }
+            if (of.alpha() != 1) {
+                for (int i = p0 * width; i < (p0 + pc) * width; i++) {
+                    packed[i] *= of.alpha();
                 }
-            });
+            }
         }
 
         /** Columns of B from its transpose. A short piece is the last one: what its blocks write beyond is not read. */
@@ -122,7 +135,8 @@ final class VectorNarrow {
      */
     synchronized void multiply(Tensor a, Tensor b, boolean transposedB, float alpha, Tensor c, boolean accumulate) {
         int m = c.rows();
-        packed.pack(team, scratch, b, transposedB, alpha, c.cols());
+        int pieces = packed.begin(new VectorGemm.FewColumns(b, transposedB, alpha, c));
+        team.run(pieces, (piece, worker) -> packed.pack(piece, scratch[worker]));
         team.run((m + ROWS_PER_TASK - 1) / ROWS_PER_TASK, (task, worker) -> {
             int end = Math.min(m, (task + 1) * ROWS_PER_TASK);
             for (int i = task * ROWS_PER_TASK; i < end; i += ROWS) {

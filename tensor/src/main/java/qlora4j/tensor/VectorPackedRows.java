@@ -84,11 +84,16 @@ final class VectorPackedRows {
      * @return whether there are more pieces
      */
     boolean pack(List<VectorGemm.Part> parts, int from, int count) {
-        boolean narrow = parts.stream().anyMatch(p -> !p.few().isEmpty());
+        boolean narrow = false;
+        for (VectorGemm.Part p : parts) {
+            narrow |= !p.few().isEmpty();
+        }
         cut(parts, count, narrow ? Integer.MAX_VALUE : MOST);
         int strips = (count + STRIP - 1) / STRIP;
         if (narrow) {
-            packColumns(parts, from == 0);
+            if (from == 0) {
+                packColumns(parts);
+            }
             // A part may be what the one before it has given, so a task packs all parts of its rows.
             team.run(strips, (strip, worker) -> strip(parts, from, count, strip * STRIP, 0, pieces.size(), worker));
         } else {
@@ -98,19 +103,20 @@ final class VectorPackedRows {
         return part < parts.size();
     }
 
-    private void packColumns(List<VectorGemm.Part> parts, boolean first) {
-        int slot = 0;
+    /** All of them in one loop, as each is small. */
+    private void packColumns(List<VectorGemm.Part> parts) {
+        int slots = 0;
+        int most = 0;
         for (VectorGemm.Part p : parts) {
             for (VectorGemm.FewColumns few : p.few()) {
-                if (slot == columns.size()) {
+                if (slots == columns.size()) {
                     columns.add(new VectorNarrow.Columns());
                 }
-                if (first) {
-                    columns.get(slot).pack(team, narrowScratch, few.b(), few.transposed(), few.alpha(), few.c().cols());
-                }
-                slot++;
+                most = Math.max(most, columns.get(slots++).begin(few));
             }
         }
+        int each = most;
+        team.run(slots * each, (task, worker) -> columns.get(task / each).pack(task % each, narrowScratch[worker]));
     }
 
     /** The next pieces, at least one, of at most {@code most} floats; short parts lie side by side. */
@@ -178,12 +184,16 @@ final class VectorPackedRows {
         Tensor a = part.a();
         int few = part.few().size();
         float[][] sums = sums(worker, few);
-        for (int q = first; q < end; q++) {
-            Piece piece = pieces.get(q);
-            for (int r = 0; r < n; r++) {
+        // A row to its end, which is read ahead of use, before the next.
+        for (int r = 0; r < n; r++) {
+            for (int q = first; q < end; q++) {
+                Piece piece = pieces.get(q);
                 Floats.load(a, (long) (row + r) * a.cols() + piece.p0, piece.pc, packed, piece.row(to + r));
                 scale(packed, piece.row(to + r), piece.pc, part.alpha());
             }
+        }
+        for (int q = first; q < end; q++) {
+            Piece piece = pieces.get(q);
             for (int r = n; r < ROWS; r++) {
                 Arrays.fill(packed, piece.row(to + r), piece.row(to + r) + piece.pc, 0f);
             }
