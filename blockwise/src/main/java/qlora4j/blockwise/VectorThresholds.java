@@ -3,8 +3,8 @@ package qlora4j.blockwise;
 import java.util.Arrays;
 
 /**
- * Tables that count the thresholds that a number in -1..1 exceeds with one comparison. The interval is cut into cells so narrow that
- * none holds two thresholds; then the count is that of the thresholds in lower cells, plus one where the number exceeds
+ * Tables that count the thresholds that a number in -1..1 exceeds with one comparison. The interval is cut into cells so
+ * narrow that none holds two thresholds; then the count is that of the thresholds in lower cells, plus one where the number exceeds
  * its own cell's. Finding the cell rounds, but never puts a larger number into a lower cell, so the count is exact.
  */
 final class VectorThresholds {

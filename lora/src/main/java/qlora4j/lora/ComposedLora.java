@@ -71,9 +71,43 @@ abstract class ComposedLora implements LoraKernels {
             w[i] = q.w();
         }
         Blockwise.matmul(s, x, w, y);
-        for (int i = 0; i < calls.length; i++) {
-            afterProduct(s, calls[i], x, null, y[i], u[i], null);
+        boolean single = true;
+        for (Linear.Call call : calls) {
+            single &= call.adapters().ofRow() == null;
         }
+        for (int i = 0; i < calls.length; i++) {
+            afterProduct(s, calls[i], x, null, y[i], single ? null : u[i], null);
+        }
+        if (single) {
+            addPairs(s, calls, x, y, u);
+        }
+    }
+
+    /** {@code u = x·Aᵀ} of all layers as one operation, then {@code y += scale·u·Bᵀ} of all. */
+    private static void addPairs(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u) {
+        int n = 0;
+        for (int i = 0; i < calls.length; i++) {
+            n += u[i] == null || calls[i].single() == null ? 0 : 1;
+        }
+        if (n == 0 || x.rows() == 0) {
+            return;
+        }
+        Tensor[] xs = new Tensor[n], a = new Tensor[n], us = new Tensor[n], b = new Tensor[n], ys = new Tensor[n];
+        float[] one = new float[n], scale = new float[n];
+        for (int i = 0, j = 0; i < calls.length; i++) {
+            LoraPair pair = calls[i].single();
+            if (u[i] != null && pair != null) {
+                xs[j] = x;
+                a[j] = pair.a();
+                one[j] = 1;
+                us[j] = part(u[i], pair, 0, x.rows());
+                b[j] = pair.b();
+                scale[j] = (float) pair.scale();
+                ys[j++] = y[i];
+            }
+        }
+        Matmul.nt(s, xs, a, one, us, false);
+        Matmul.nt(s, us, b, scale, ys, true);
     }
 
     private void afterProduct(Stream s, Linear.Call call, Tensor x, Tensor residual, Tensor y, Tensor u,

@@ -11,6 +11,14 @@ public final class Matmul {
         s.kernels(MatmulKernels.class).nt(s, x, w, alpha, y, accumulate);
     }
 
+    /** {@link #nt} of several products as one operation. None may read what another writes. */
+    public static void nt(Stream s, Tensor[] x, Tensor[] w, float[] alpha, Tensor[] y, boolean accumulate) {
+        for (int i = 0; i < x.length; i++) {
+            check("matmul nt", x[i].rows(), w[i].rows(), x[i].cols(), w[i].cols(), y[i], x[i], w[i]);
+        }
+        s.kernels(MatmulKernels.class).nt(s, x, w, alpha, y, accumulate);
+    }
+
     /** {@code dx [m, k] = alpha·dy [m, n]·w [n, k]}, added to {@code dx} when {@code accumulate}. */
     public static void nn(Stream s, Tensor dy, Tensor w, float alpha, Tensor dx, boolean accumulate) {
         check("matmul nn", dy.rows(), w.cols(), dy.cols(), w.rows(), dx, dy, w);

@@ -11,6 +11,13 @@ public interface MatmulKernels {
     /** {@code y = alpha·x·wᵀ}, or {@code y += …} when {@code accumulate}. */
     void nt(Stream s, Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate);
 
+    /** {@link #nt} of several products, none of which reads what another writes; of few rows in one loop or launch. */
+    default void nt(Stream s, Tensor[] x, Tensor[] w, float[] alpha, Tensor[] y, boolean accumulate) {
+        for (int i = 0; i < x.length; i++) {
+            nt(s, x[i], w[i], alpha[i], y[i], accumulate);
+        }
+    }
+
     /** {@code dx = alpha·dy·w}, or {@code dx += …} when {@code accumulate}. */
     void nn(Stream s, Tensor dy, Tensor w, float alpha, Tensor dx, boolean accumulate);
 

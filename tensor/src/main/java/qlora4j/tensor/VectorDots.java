@@ -40,7 +40,7 @@ final class VectorDots {
     }
 
     /**
-     * {@code Σ w[r][p]·x[from + p]} for {@link #ROWS} rows of float32, over the whole steps of n: a sum for each lane, in
+     * {@code Σ w[r][p]·x[from + p]} for {@link #ROWS} rows of float32, over the whole vectors of n: a sum for each lane, in
      * {@code lanes[(to + r·step)·L …]}. {@link #add} does the rest; in one method with this loop the compiler would stop
      * inlining before it, and make vectors on the heap.
      *
@@ -50,7 +50,8 @@ final class VectorDots {
     static void f32(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] lanes, int to,
             int step) {
         FloatVector a0 = FloatVector.zero(Lanes.F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
-        for (int p = 0; p <= n - STEP; p += STEP) {
+        int p = 0;
+        for (; p <= n - STEP; p += STEP) {
             long at = offset + 4L * p;
             FloatVector v = FloatVector.fromArray(Lanes.F, x, from + p);
             a0 = floats(w, at).fma(v, a0);
@@ -64,13 +65,22 @@ final class VectorDots {
             b2 = floats(w, at + 2 * distance).fma(v, b2);
             b3 = floats(w, at + 3 * distance).fma(v, b3);
         }
+        if (p <= n - L) {
+            // An adapter's B may have no more columns than this.
+            long at = offset + 4L * p;
+            FloatVector v = FloatVector.fromArray(Lanes.F, x, from + p);
+            a0 = floats(w, at).fma(v, a0);
+            a1 = floats(w, at + distance).fma(v, a1);
+            a2 = floats(w, at + 2 * distance).fma(v, a2);
+            a3 = floats(w, at + 3 * distance).fma(v, a3);
+        }
         a0.add(b0).intoArray(lanes, to * L);
         a1.add(b1).intoArray(lanes, (to + step) * L);
         a2.add(b2).intoArray(lanes, (to + 2 * step) * L);
         a3.add(b3).intoArray(lanes, (to + 3 * step) * L);
     }
 
-    /** The same for rows of bfloat16, with x as {@link #order} leaves it. */
+    /** The same for rows of bfloat16, over whole steps of two vectors, with x as {@link #order} leaves it. */
     static void bf16(MemorySegment w, long offset, long distance, float[] x, int from, int n, float[] lanes, int to,
             int step) {
         FloatVector a0 = FloatVector.zero(Lanes.F), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
@@ -97,13 +107,13 @@ final class VectorDots {
         a3.add(b3).intoArray(lanes, (to + 3 * step) * L);
     }
 
-    /** {@code sums[at + j]} of rows {@code first + j} of W, from their lanes and what lies behind the whole steps. */
+    /** {@code sums[at + j]} of rows {@code first + j} of W, from their lanes and what lies behind those. */
     static void add(Tensor w, int first, int count, float[] x, int from, float[] lanes, float[] sums, int at) {
         for (int j = at; j < at + count; j++) {
             sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
         }
         int n = w.cols();
-        int whole = n / STEP * STEP;
+        int whole = w.dtype() == DType.BF16 ? n / STEP * STEP : n / L * L;
         for (int j = 0; j < count && whole < n; j++) {
             long row = (long) (first + j) * n;
             sums[at + j] = w.dtype() == DType.BF16

@@ -33,15 +33,34 @@ public final class VectorMatmul implements MatmulKernels {
 
     @Override
     public void nt(Stream s, Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
-        if (x.rows() <= FEW_ROWS && w.rows() >= VectorDots.ROWS) {
-            ntFewRows(x, w, alpha, y, accumulate);
-            return;
-        }
-        if (narrow(y)) {
+        if (few(x, w)) {
+            ntFewRows(new Tensor[]{x}, new Tensor[]{w}, new float[]{alpha}, new Tensor[]{y}, accumulate);
+        } else if (x.rows() <= FEW_ROWS && w.rows() >= VectorDots.ROWS) {
+            ntDecoded(x, w, alpha, y, accumulate);
+        } else if (narrow(y)) {
             narrow.multiply(x, w, true, alpha, y, accumulate);
         } else {
             gemm.multiply(x, false, alpha, panels.columns(w), y, accumulate);
         }
+    }
+
+    @Override
+    public void nt(Stream s, Tensor[] x, Tensor[] w, float[] alpha, Tensor[] y, boolean accumulate) {
+        boolean few = true;
+        for (int i = 0; i < x.length; i++) {
+            few &= few(x[i], w[i]);
+        }
+        if (few) {
+            ntFewRows(x, w, alpha, y, accumulate);
+        } else {
+            MatmulKernels.super.nt(s, x, w, alpha, y, accumulate);
+        }
+    }
+
+    /** Whether rows of w are read where they lie. */
+    private static boolean few(Tensor x, Tensor w) {
+        return x.rows() <= FEW_ROWS && w.rows() >= VectorDots.ROWS
+                && (w.dtype() == DType.F32 || w.dtype() == DType.BF16);
     }
 
     @Override
@@ -68,67 +87,117 @@ public final class VectorMatmul implements MatmulKernels {
         return c.cols() <= VectorNarrow.COLUMNS && c.cols() < c.rows();
     }
 
-    private float[][] scratch(int length) {
+    private void scratch(int length) {
         for (int i = 0; i < rowScratch.length; i++) {
             if (rowScratch[i].length < length) {
                 rowScratch[i] = new float[length];
             }
         }
-        return rowScratch;
     }
 
-    private synchronized void ntFewRows(Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
-        int m = x.rows();
-        int k = x.cols();
-        int n = w.rows();
-        if (few.length < 2 * m * k) {
-            few = new float[2 * m * k];
+    /**
+     * A product of a few rows of x. Its tasks are those of the loop from {@code firstTask} on; each has {@code each} rows of
+     * each quarter of w. The last rows, fewer than four, are a task of their own.
+     *
+     * @param x where the rows of x begin, as w's type wants them ordered
+     */
+    private record Few(Tensor w, float alpha, Tensor y, int x, int each, int firstTask) {
+        private int quarter() {
+            return w.rows() / VectorDots.ROWS;
         }
-        float[] xs = few;
-        Floats.load(x, 0, m * k, xs, 0);
-        boolean direct = w.dtype() == DType.F32 || w.dtype() == DType.BF16;
-        int from = 0;
-        if (w.dtype() == DType.BF16) {
-            from = m * k;
-            for (int i = 0; i < m; i++) {
-                VectorDots.order(xs, i * k, k, xs, from + i * k);
+
+        private int whole() {
+            return Math.ceilDiv(quarter(), each);
+        }
+
+        private int tasks() {
+            return whole() + (w.rows() % VectorDots.ROWS == 0 ? 0 : 1);
+        }
+    }
+
+    private synchronized void ntFewRows(Tensor[] x, Tensor[] w, float[] alpha, Tensor[] y, boolean accumulate) {
+        int all = 0;
+        int size = 0;
+        for (int i = 0; i < x.length; i++) {
+            all += w[i].rows();
+            size += 2 * (int) x[i].size();
+        }
+        float[] xs = few(size);
+        Few[] products = new Few[x.length];
+        for (int i = 0, at = 0, task = 0; i < x.length; task += products[i++].tasks()) {
+            boolean same = i > 0 && x[i] == x[i - 1] && w[i].dtype() == w[i - 1].dtype();
+            int from = same ? products[i - 1].x : load(x[i], w[i].dtype(), xs, at);
+            at += same ? 0 : 2 * (int) x[i].size();
+            products[i] = new Few(w[i], alpha[i], y[i], from, perTask(all) / VectorDots.ROWS, task);
+        }
+        scratch(FEW_ROWS * SUMS);
+        Few last = products[products.length - 1];
+        team.run(last.firstTask + last.tasks(), (task, worker) -> {
+            int i = 0;
+            while (i + 1 < products.length && task >= products[i + 1].firstTask) {
+                i++;
             }
+            task(products[i], task - products[i].firstTask, xs, laneScratch[worker], rowScratch[worker], accumulate);
+        });
+    }
+
+    private float[] few(int length) {
+        if (few.length < length) {
+            few = new float[length];
         }
-        int xFrom = from;
-        float[][] rows = scratch(FEW_ROWS * SUMS + k);
-        if (!direct) {
-            int perTask = perTask(n);
-            team.run(Math.ceilDiv(n, perTask), (task, worker) -> {
-                int first = task * perTask;
-                int count = Math.min(perTask, n - first);
-                decoded(w, first, count, xs, m, rows[worker]);
-                store(rows[worker], 0, count, alpha, y, first, accumulate);
-            });
+        return few;
+    }
+
+    /** Rows of x, to {@code xs[at …]}, and there or behind them in the order for rows of that type: where. */
+    private static int load(Tensor x, DType type, float[] xs, int at) {
+        int size = (int) x.size();
+        Floats.load(x, 0, size, xs, at);
+        if (type != DType.BF16) {
+            return at;
+        }
+        for (int i = 0; i < size; i += x.cols()) {
+            VectorDots.order(xs, at + i, x.cols(), xs, at + size + i);
+        }
+        return at + size;
+    }
+
+    private static void task(Few p, int task, float[] xs, float[] lanes, float[] sums, boolean accumulate) {
+        Tensor w = p.w;
+        int m = p.y.rows();
+        if (task == p.whole()) {
+            // The last rows with some before them.
+            int first = w.rows() - VectorDots.ROWS;
+            int over = VectorDots.ROWS - w.rows() % VectorDots.ROWS;
+            direct(w, first, 1, xs, p.x, m, lanes, 0, 1);
+            add(w, first, VectorDots.ROWS, xs, p.x, m, lanes, 0, sums);
+            store(sums, over, VectorDots.ROWS - over, p.alpha, p.y, first + over, accumulate);
             return;
         }
-        int each = perTask(n) / VectorDots.ROWS;
-        int quarter = n / VectorDots.ROWS;
-        int tasks = Math.ceilDiv(quarter, each);
-        team.run(tasks + (n % VectorDots.ROWS == 0 ? 0 : 1), (task, worker) -> {
-            float[] lanes = laneScratch[worker];
-            if (task == tasks) {
-                // The last rows, fewer than four, with some before them.
-                int first = n - VectorDots.ROWS;
-                int over = VectorDots.ROWS - n % VectorDots.ROWS;
-                direct(w, first, 1, xs, xFrom, m, lanes, 0, 1);
-                add(w, first, VectorDots.ROWS, xs, xFrom, m, lanes, 0, rows[worker]);
-                store(rows[worker], over, VectorDots.ROWS - over, alpha, y, first + over, accumulate);
-                return;
-            }
-            int first = task * each;
-            int count = Math.min(each, quarter - first);
-            for (int r = 0; r < count; r++) {
-                direct(w, first + r, quarter, xs, xFrom, m, lanes, r, count);
-            }
-            for (int q = 0; q < VectorDots.ROWS; q++) {
-                add(w, q * quarter + first, count, xs, xFrom, m, lanes, q * count, rows[worker]);
-                store(rows[worker], q * count, count, alpha, y, q * quarter + first, accumulate);
-            }
+        int first = task * p.each;
+        int quarter = p.quarter();
+        int count = Math.min(p.each, quarter - first);
+        for (int r = 0; r < count; r++) {
+            direct(w, first + r, quarter, xs, p.x, m, lanes, r, count);
+        }
+        for (int q = 0; q < VectorDots.ROWS; q++) {
+            add(w, q * quarter + first, count, xs, p.x, m, lanes, q * count, sums);
+            store(sums, q * count, count, p.alpha, p.y, q * quarter + first, accumulate);
+        }
+    }
+
+    /** A few rows of x times rows of another type, which are decoded one after the other. */
+    private synchronized void ntDecoded(Tensor x, Tensor w, float alpha, Tensor y, boolean accumulate) {
+        int m = x.rows();
+        int n = w.rows();
+        float[] xs = few((int) x.size());
+        Floats.load(x, 0, (int) x.size(), xs, 0);
+        scratch(FEW_ROWS * SUMS + x.cols());
+        int perTask = perTask(n);
+        team.run(Math.ceilDiv(n, perTask), (task, worker) -> {
+            int first = task * perTask;
+            int count = Math.min(perTask, n - first);
+            decoded(w, first, count, xs, m, rowScratch[worker]);
+            store(rowScratch[worker], 0, count, alpha, y, first, accumulate);
         });
     }
 

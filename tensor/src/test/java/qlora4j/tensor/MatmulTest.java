@@ -31,7 +31,7 @@ class MatmulTest {
     @ParameterizedTest
     @CsvSource({"1,1,1", "1,64,33", "3,200,65", "6,32,256", "7,33,257", "13,5,300", "50,70,513", "130,17,9", "2,3,0",
             "0,4,4", "64,96,64", "1100,40,20", "2,66,70", "4,5,31", "1,300,32", "61,16,400", "100,8,193", "37,32,200",
-            "25,1,7", "20,4,0", "8,290,50", "9,270,385"})
+            "25,1,7", "20,4,0", "1,40,16", "3,9,24", "2,41,8", "8,290,50", "9,270,385"})
     void agreesWithScalar(int m, int n, int k) {
         for (Product product : Product.values()) {
             for (boolean accumulate : new boolean[]{false, true}) {
@@ -86,6 +86,31 @@ class MatmulTest {
         for (int i = 0; i < expected.size(); i++) {
             assertThat(Math.abs(actual.get(i) - expected.get(i))).as("%d", i)
                     .isLessThanOrEqualTo((k + 2) * EPSILON * magnitude.get(i));
+        }
+    }
+
+    /** Products of a few rows in one loop, of one x or several and of weights of any type, are each what they are alone. */
+    @ParameterizedTest
+    @CsvSource({"1,F32,F32", "4,F32,BF16", "2,BF16,F32", "5,F32,F32", "3,F32,F16"})
+    void severalAreEachOnItsOwn(int m, DType type, DType last) {
+        Tensor x = random(8, m, 40);
+        Tensor[] xs = {x, x, random(9, m, 16), x};
+        Tensor[] w = {random(10, 33, 40), random(11, 4, 40), random(12, 130, 16), random(13, 7, 40)};
+        w[1] = Tensor.zeros(type, w[1].shape()).copyFrom(w[1]);
+        w[3] = Tensor.zeros(last, w[3].shape()).copyFrom(w[3]);
+        float[] alpha = {1, 0.5f, 2, 3};
+        Tensor[] together = new Tensor[w.length];
+        Tensor[] alone = new Tensor[w.length];
+        try (Stream s = THREE.openStream()) {
+            for (int i = 0; i < w.length; i++) {
+                together[i] = random(14 + i, m, w[i].rows());
+                alone[i] = random(14 + i, m, w[i].rows());
+                Matmul.nt(s, xs[i], w[i], alpha[i], alone[i], true);
+            }
+            Matmul.nt(s, xs, w, alpha, together, true);
+        }
+        for (int i = 0; i < w.length; i++) {
+            assertThat(together[i].toFloats()).as("%d", i).containsExactly(alone[i].toFloats());
         }
     }
 
