@@ -128,41 +128,45 @@ final class VectorLoraProducts {
      * @param pairs of each layer, null without
      */
     void gradients(LoraPair[] pairs, Tensor[] dy, Tensor x, Tensor[] u, Tensor[] du) {
-        List<VectorGemm.Part> parts = new ArrayList<>();
-        List<VectorGemm.PanelSource> wide = new ArrayList<>();
-        List<Tensor> sums = new ArrayList<>();
-        for (int i = 0; i < pairs.length; i++) {
-            LoraPair pair = pairs[i];
-            if (pair == null || !pair.trained()) {
-                continue;
+        for (int first = 0, end; first < pairs.length; first = end) {
+            List<Integer> group = new ArrayList<>();
+            for (end = first; end < pairs.length; end++) {
+                LoraPair pair = pairs[end];
+                if (pair != null && pair.trained()) {
+                    if (!group.isEmpty() && pair.rank() != pairs[group.getFirst()].rank()) {
+                        break;
+                    }
+                    group.add(end);
+                }
             }
-            if (!sums.isEmpty() && sums.getLast().rows() != pair.rank()) {
-                addNarrow(parts, wide, sums);
+            if (!group.isEmpty()) {
+                gradients(group, pairs, dy, x, u, du);
             }
-            parts.add(new VectorGemm.Part(u[i], true, (float) pair.scale(), List.of()));
-            wide.add(VectorDensePanels.rows(dy[i]));
-            sums.add(pair.dB());
-            parts.add(new VectorGemm.Part(du[i], true, 1, List.of()));
-            wide.add(VectorDensePanels.rows(x));
-            sums.add(pair.dA());
-        }
-        if (!sums.isEmpty()) {
-            addNarrow(parts, wide, sums);
         }
     }
 
-    /** Adds the product of each part with its panels to its sums, the first, third ... of which lie transposed. */
-    private void addNarrow(List<VectorGemm.Part> parts, List<VectorGemm.PanelSource> wide, List<Tensor> sums) {
+    /** Of some pairs of one rank. */
+    private void gradients(List<Integer> group, LoraPair[] pairs, Tensor[] dy, Tensor x, Tensor[] u, Tensor[] du) {
+        List<VectorGemm.Part> parts = new ArrayList<>();
         List<VectorGemm.Result> results = new ArrayList<>();
-        for (int i = 0; i < parts.size(); i++) {
-            VectorGemm.PanelSource[] b = new VectorGemm.PanelSource[parts.size()];
-            b[i] = wide.get(i);
-            results.add(new VectorGemm.Result(sums.get(i), sums.get(i), i % 2 == 0, b));
+        int count = 2 * group.size();
+        for (int i : group) {
+            results.add(narrow(pairs[i].dB(), true, VectorDensePanels.rows(dy[i]), parts.size(), count));
+            parts.add(new VectorGemm.Part(u[i], true, (float) pairs[i].scale(), List.of()));
+        }
+        for (int i : group) {
+            results.add(narrow(pairs[i].dA(), false, VectorDensePanels.rows(x), parts.size(), count));
+            parts.add(new VectorGemm.Part(du[i], true, 1, List.of()));
         }
         gemm.multiply(parts, results);
-        parts.clear();
-        wide.clear();
-        sums.clear();
+    }
+
+    /** Adds the product of one part with its panels to {@code sum}. */
+    private static VectorGemm.Result narrow(Tensor sum, boolean transposed, VectorGemm.PanelSource wide, int part,
+            int parts) {
+        VectorGemm.PanelSource[] b = new VectorGemm.PanelSource[parts];
+        b[part] = wide;
+        return new VectorGemm.Result(sum, sum, transposed, b);
     }
 
     private VectorGemm.PanelSource columns(LinearWeight weight, DType compute) {

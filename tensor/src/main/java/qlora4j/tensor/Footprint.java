@@ -37,9 +37,12 @@ public interface Footprint {
         return false;
     }
 
-    /** Rows of logits over {@code vocab} tokens that a loss computes at once: few, but enough for a fast product. */
+    /**
+     * Rows of logits over {@code vocab} tokens that a loss computes at once: few, but enough for a fast product. The usual
+     * number fills tiles of twelve rows, and makes three of 1024 rows.
+     */
     default int logitRows(long vocab) {
-        return 256;
+        return 29 * 12;
     }
 
     /** Bytes that kernels hold from the first training step on, beside the tensors that the step takes. */

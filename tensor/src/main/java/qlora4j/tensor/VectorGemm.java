@@ -232,16 +232,24 @@ public final class VectorGemm {
         int columnBlocks = blocks;
         team.run(rowBlocks * columnBlocks, (task, worker) -> {
             int i0 = task / columnBlocks * rows;
-            int column = task % columnBlocks;
-            int i = 0;
-            for (int of; column >= (of = (results.get(i).panels() + wide - 1) / wide); i++) {
-                column -= of;
-            }
-            Result r = results.get(i);
-            int j0 = column * wide * NC;
-            Block block = new Block(r, i0, Math.min(rows, count - i0), j0, Math.min(wide * NC, r.n() - j0));
-            block(block, from, worker);
+            block(block(results, task % columnBlocks, wide, i0, Math.min(rows, count - i0)), from, worker);
         });
+    }
+
+    /**
+     * The {@code index}-th of all blocks of {@code wide} panels: the first of each result, then the second of each, so
+     * that results with the same B read the same columns of it one after another.
+     */
+    private static Block block(List<Result> results, int index, int wide, int i0, int count) {
+        int left = index;
+        for (int panel = 0;; panel += wide) {
+            for (int i = 0; i < results.size(); i++) {
+                Result r = results.get(i);
+                if (panel < r.panels() && left-- == 0) {
+                    return new Block(r, i0, count, panel * NC, Math.min(wide * NC, r.n() - panel * NC));
+                }
+            }
+        }
     }
 
     private int rowsPerTask(int m, int panels) {

@@ -16,8 +16,8 @@ final class VectorPackedRows {
     private static final int ROWS = VectorNarrow.ROWS;
     /** Rows that a task packs: whole tiles, and whole vectors, at every width. */
     private static final int STRIP = 4 * ROWS;
-    /** Floats that are packed at a time, 20 MiB, unless there are products with few columns. */
-    private static final int MOST = 5 << 20;
+    /** Floats that are packed at a time, 12 MiB, unless there are products with few columns. */
+    private static final int MOST = 3 << 20;
 
     private final Team team;
     private final Scratch[] scratch;
