@@ -1,5 +1,6 @@
 package qlora4j.cuda;
 
+import qlora4j.tensor.DType;
 import qlora4j.tensor.Footprint;
 
 /** What kernels on a GPU hold in a training step; also the answer of {@code plan} where there is no GPU. */
@@ -22,11 +23,12 @@ final class CudaFootprint implements Footprint {
 
     /**
      * cuBLAS' workspace, and the shared one, which is as large as the largest operation wants it: a product's parts, and
-     * rounded operands or a dequantized matrix.
+     * rounded operands or a dequantized matrix, in bfloat16 two.
      */
     @Override
     public long workspaceBytes(Step step) {
-        long product = CudaBlockwise.workspaceBytes(step.type(), step.largestQuantized());
+        long product = step.type() == DType.BF16 ? RoundedAdapters.workspaceBytes(step.largestQuantized())
+                : CudaBlockwise.workspaceBytes(step.type(), step.largestQuantized());
         return Cublas.WORKSPACE_BYTES + Math.max(product, ATTENTION_BYTES * step.rows() * step.heads());
     }
 }

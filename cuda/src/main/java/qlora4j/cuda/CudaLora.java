@@ -9,6 +9,7 @@ import qlora4j.cuda.Products.Epilogue;
 import qlora4j.cuda.Products.Layout;
 import qlora4j.cuda.Products.Matrix;
 import qlora4j.lora.Dropout;
+import qlora4j.lora.Gating;
 import qlora4j.lora.Linear;
 import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraKernels;
@@ -42,6 +43,7 @@ final class CudaLora implements LoraKernels {
     private final CudaBlockwise blockwise;
     private final Products products;
     private final NarrowLora narrow;
+    private final GatedLora gated;
     private final Variants dropout;
     private final Variants addRows;
     private final Variants sumRows;
@@ -52,6 +54,7 @@ final class CudaLora implements LoraKernels {
         this.blockwise = blockwise;
         this.products = products;
         narrow = new NarrowLora(cuda, blockwise, products, this);
+        gated = new GatedLora(products, narrow);
         CudaModules m = cuda.modules();
         dropout = Variants.of(m, "lora", "dropout", DType.F32, DType.BF16);
         addRows = Variants.of(m, "lora", "add_rows", DType.F32, DType.BF16);
@@ -214,6 +217,22 @@ final class CudaLora implements LoraKernels {
             narrow.forward(s, calls, x, x, new Tensor[calls.length], y, u);
         } else if (!together(s, calls, x, new Tensor[calls.length], y, u)) {
             LoraKernels.super.forward(stream, calls, x, y, u);
+        }
+    }
+
+    @Override
+    public void forwardGated(Stream stream, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u, boolean kept,
+            Tensor out, Gating gating) {
+        if (!gated.forward((CudaStream) stream, calls, x, y, u, kept, out)) {
+            LoraKernels.super.forwardGated(stream, calls, x, y, u, kept, out, gating);
+        }
+    }
+
+    @Override
+    public void backwardGated(Stream stream, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor gate, Tensor up,
+            Tensor du, Gating gating) {
+        if (!gated.backward((CudaStream) stream, call, dy, x, u, gate, up, du)) {
+            LoraKernels.super.backwardGated(stream, call, dy, x, u, gate, up, du, gating);
         }
     }
 

@@ -83,7 +83,7 @@ final class CudaSmallm {
             partial = cuda.workspace(imageAt + (long) tokens * w.inFeatures() * Short.BYTES);
             image.launch(s, tokens, IMAGE_THREADS, Kernel.args().ptr(x).i32(m).i32(w.inFeatures())
                     .ptr(partial + imageAt).ptr(partial + factorAt));
-            hopperKernels[Integer.numberOfTrailingZeros(tokens / 16)].launchBehind(s, Math.ceilDiv(out, BLOCK_ROWS),
+            hopperKernels[Integer.numberOfTrailingZeros(tokens / 16)].launchEarly(s, Math.ceilDiv(out, BLOCK_ROWS),
                     parts, HOPPER_WARPS * 32, hopperBytes(tokens),
                     weight.add(Kernel.args().ptr(partial + imageAt).ptr(partial + factorAt).i32(m)).i32(out)
                             .i32(w.inFeatures()).ptr(residualNow).ptr(biasNow).ptr(y).ptr(partial));

@@ -54,11 +54,17 @@ final class Kernel {
     }
 
     /**
-     * As {@link #launch}, right behind another kernel of the same operation: this one may begin, where it waits by itself,
-     * before that one has ended, since that one waited for all before it.
+     * As {@link #launch}: it may begin, where it waits by itself, before the kernel in front of it has ended. For kernels
+     * that wait before they read anything, and those right behind another of the same operation, which waited for all
+     * before it.
      */
-    void launchBehind(CudaStream stream, long gridX, int gridY, int blockX, int sharedBytes, Args args) {
+    void launchEarly(CudaStream stream, long gridX, int gridY, int blockX, int sharedBytes, Args args) {
         launch(stream, gridX, gridY, 1, blockX, sharedBytes, args, true);
+    }
+
+    /** As above with one row of blocks. */
+    void launchEarly(CudaStream stream, long gridX, int blockX, Args args) {
+        launchEarly(stream, gridX, 1, blockX, 0, args);
     }
 
     private void launch(CudaStream stream, long gridX, int gridY, int gridZ, int blockX, int sharedBytes, Args args,

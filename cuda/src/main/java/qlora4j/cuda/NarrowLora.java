@@ -33,7 +33,7 @@ final class NarrowLora {
     private final CudaBlockwise blockwise;
     private final Products products;
     private final CudaLora lora;
-    private final RoundedAdapters adapters;
+    final RoundedAdapters adapters;
 
     NarrowLora(CudaBackend cuda, CudaBlockwise blockwise, Products products, CudaLora lora) {
         this.cuda = cuda;
@@ -72,7 +72,7 @@ final class NarrowLora {
      * Weights from a layer on as matrices of bfloat16, those in 4 bits where they are to be dequantized one behind the
      * other: as many as there is room for.
      */
-    private static List<Matrix> weights(Group g, Linear.Call[] calls, int from) {
+    static List<Matrix> weights(Group g, Linear.Call[] calls, int from) {
         List<Matrix> all = new ArrayList<>();
         long used = 0;
         for (int i = from; i < calls.length; i++) {
@@ -92,7 +92,7 @@ final class NarrowLora {
         return all;
     }
 
-    private void dequantize(CudaStream s, Linear.Call call, Matrix to) {
+    void dequantize(CudaStream s, Linear.Call call, Matrix to) {
         if (call.weight() instanceof LinearWeight.Quantized q) {
             blockwise.dequantize(s, q.w(), to);
         }
@@ -177,26 +177,8 @@ final class NarrowLora {
      */
     void backward(CudaStream s, Linear.Call[] calls, Tensor[] dy, Tensor x, Tensor xd, Tensor[] u, boolean accumulate,
             Tensor dx, Tensor[] du, Tensor dropped) {
-        for (int i = 0; i < calls.length; i++) {
-            if (calls[i].dWeight() != null) {
-                Matmul.tn(s, dy[i], x, 1, calls[i].dWeight(), true);
-            }
-            if (calls[i].dBias() != null) {
-                lora.sumRows(s, dy[i], calls[i].dBias());
-            }
-        }
-        Group g = adapters.round(s, calls, x, u);
-        Matrix inner = g.all(u);
+        Group g = toAdapters(s, calls, dy, x, xd, u, du);
         Matrix dInner = g.all(du);
-        for (int i = 0; i < calls.length; i++) {
-            if (g.pairs()[i] != null) {
-                products.multiply(s, Layout.NN, Matrix.of(dy[i]), g.b()[i], g.part(dInner, i),
-                        Epilogue.plain(1, false));
-            }
-        }
-        if (g.trained()) {
-            gradients(s, g, dy, xd, inner, dInner);
-        }
         if (dx == null) {
             return;
         }
@@ -235,6 +217,31 @@ final class NarrowLora {
             products.multiply(s, Layout.NN, dInner, g.a(), Matrix.of(dropped), Epilogue.plain(1, false));
             lora.dropout(s, calls[0].adapters().dropout(), calls[0].module(), dropped, dx, true);
         }
+    }
+
+    /** The gradients of all but x; du is made on the way. */
+    Group toAdapters(CudaStream s, Linear.Call[] calls, Tensor[] dy, Tensor x, Tensor xd, Tensor[] u, Tensor[] du) {
+        for (int i = 0; i < calls.length; i++) {
+            if (calls[i].dWeight() != null) {
+                Matmul.tn(s, dy[i], x, 1, calls[i].dWeight(), true);
+            }
+            if (calls[i].dBias() != null) {
+                lora.sumRows(s, dy[i], calls[i].dBias());
+            }
+        }
+        Group g = adapters.round(s, calls, x, u);
+        Matrix inner = g.all(u);
+        Matrix dInner = g.all(du);
+        for (int i = 0; i < calls.length; i++) {
+            if (g.pairs()[i] != null) {
+                products.multiply(s, Layout.NN, Matrix.of(dy[i]), g.b()[i], g.part(dInner, i),
+                        Epilogue.plain(1, false));
+            }
+        }
+        if (g.trained()) {
+            gradients(s, g, dy, xd, inner, dInner);
+        }
+        return g;
     }
 
     /** {@code dB += scale·dyᵀ·u} of each, and {@code dA += duᵀ·xd} of all at once where there are several. */

@@ -98,6 +98,11 @@ final class RoundedAdapters {
         return Math.ceilDiv(DType.BF16.bytes(elements), ALIGNMENT) * ALIGNMENT;
     }
 
+    /** Workspace of layers of which the largest weight has {@code size} elements: gate and up are in it at once. */
+    static long workspaceBytes(long size) {
+        return Math.max(Products.SCRATCH_BYTES, Products.OPERANDS + 2 * bytes(size));
+    }
+
     /** The calling thread's parts, none yet. */
     Parts parts() {
         return parts.get().clear();
@@ -117,7 +122,7 @@ final class RoundedAdapters {
         long need = Products.SCRATCH_BYTES;
         for (int i = 0; i < n; i++) {
             if (calls[i].weight() instanceof LinearWeight.Quantized q) {
-                need = Math.max(need, CudaBlockwise.workspaceBytes(x.dtype(), q.w().size()));
+                need = Math.max(need, workspaceBytes(q.w().size()));
             }
             pairs[i] = u[i] == null ? null : calls[i].single();
             first[i] = ranks;

@@ -12,19 +12,27 @@ import qlora4j.tensor.Tensor;
 /**
  * Large sums of bfloat16 products on compute capability 9.0: {@code gemm_hopper.cu}. The product with W and the one with
  * an adapter are one, as if the columns of x and u, of W and B, lay side by side; nothing of a sum is rounded before the
- * end. The system property {@code qlora4j.cuda.summed} is {@code never}, or {@code always} for sums of any size, for tests
+ * end. SwiGLU and its gradient can be made of the sums before they are written. The system property {@code qlora4j.cuda.summed} is {@code never}, or {@code always} for sums of any size, for tests
  * and comparisons.
  */
 final class SummedProducts {
-    /** A product of a sum; both operands of {@code NT} or {@code NN}. */
-    record Term(Matrix a, Matrix b) {
+    /**
+     * A product of a sum; both operands of {@code NT} or {@code NN}.
+     *
+     * @param shift columns of A before those that meet B's, in {@link #gated} sums of {@code NT}; the others of A count
+     *         nothing
+     */
+    record Term(Matrix a, Matrix b, int shift) {
+        Term(Matrix a, Matrix b) {
+            this(a, b, 0);
+        }
     }
 
     /**
      * {@code C = sum of terms + residual + bias}.
      *
-     * @param residual like C, without gaps, or null; may be C
-     * @param bias [n], or null
+     * @param residual like C, or null; may be C
+     * @param bias [n], or null; only in {@code NT}
      */
     record Output(Matrix c, Matrix residual, Tensor bias, List<Term> terms) {
     }
@@ -43,18 +51,22 @@ final class SummedProducts {
     private static final int CLUSTER = 2;
     /** Stages, four pieces of 64 x 64 outputs, barriers, and what the alignment to 1024 bytes may cost. */
     private static final int SHARED_BYTES = STAGES * (TILE_ROWS + TILE_COLUMNS) * STEP * 2 + 4 * 64 * 64 * 2
-            + STAGES * 2 * 8 + 1024;
+            + STAGES * 2 * 8 + 2 * 8 + 1024;
     private static final int STORED_ROWS = 64;
+    /** Bits of {@code Work.gated}. */
+    private static final int GATED = 1;
+    private static final int KEPT = 2;
+    private static final int GATED_ROWS = 64;
     /** Pairs of tiles of rows that are worked on together: their x stays in the second-level cache. */
     private static final int BAND = 8;
     /** The share of multiprocessors that must have work on average: with fewer, cuBLAS' smaller tiles are ahead. */
     private static final double LEAST_BUSY = 0.6;
 
     private static final int TERM_BYTES = 2 * TensorMaps.BYTES + 64;
-    private static final int OUTPUT_BYTES = TensorMaps.BYTES + 64;
+    private static final int OUTPUT_BYTES = 2 * TensorMaps.BYTES + 64;
     private static final int OUTPUTS = MOST_TERMS * TERM_BYTES;
     private static final int SHAPE = OUTPUTS + MOST_OUTPUTS * OUTPUT_BYTES;
-    private static final int WORK_BYTES = Math.ceilDiv(SHAPE + 4 * 4, TensorMaps.ALIGNMENT) * TensorMaps.ALIGNMENT;
+    private static final int WORK_BYTES = Math.ceilDiv(SHAPE + 5 * 4, TensorMaps.ALIGNMENT) * TensorMaps.ALIGNMENT;
 
     private final boolean hopper;
     private final boolean always;
@@ -85,12 +97,10 @@ final class SummedProducts {
 
     /** Whether the kernel can make these outputs, which have the same rows, and is kept busy by them. */
     boolean takes(Layout layout, List<Output> outputs) {
-        return can(layout, outputs) && (always || isBusy(outputs));
+        return can(layout, outputs) && (always || isBusy(columns(outputs), outputs.getFirst().c().rows()));
     }
 
-    private boolean isBusy(List<Output> outputs) {
-        long columns = columns(outputs);
-        int m = outputs.getFirst().c().rows();
+    private boolean isBusy(long columns, int m) {
         long places = Math.ceilDiv(clusters(columns, m) * CLUSTER, multiprocessors) * multiprocessors;
         return columns * Math.ceilDiv(m, TILE_ROWS) >= LEAST_BUSY * places;
     }
@@ -112,9 +122,8 @@ final class SummedProducts {
         for (Output o : outputs) {
             terms += o.terms().size();
             if (o.terms().isEmpty() || !can(o.c()) || o.c().cols() != o.c().stride()
-                    || o.residual() != null && (o.residual().type() != o.c().type()
-                            || o.residual().stride() != o.c().stride())
-                    || o.bias() != null && o.bias().dtype() != o.c().type()) {
+                    || o.residual() != null && !can(o.residual())
+                    || o.bias() != null && (layout == Layout.NN || o.bias().dtype() != o.c().type())) {
                 return false;
             }
             for (Term t : o.terms()) {
@@ -126,36 +135,82 @@ final class SummedProducts {
         return terms <= MOST_TERMS;
     }
 
+    /** Whether the kernel can make {@link #gated} sums of this, and is kept busy by them. */
+    boolean takesGated(Layout layout, List<Output> outputs) {
+        Matrix first = outputs.getFirst().c();
+        return canGate(outputs) && (always || isBusy(gatedColumns(layout, first), first.rows()));
+    }
+
+    /** Whether the kernel can make {@link #gated} sums of this. */
+    boolean canGate(List<Output> outputs) {
+        Matrix first = outputs.getFirst().c();
+        return hopper && outputs.stream().allMatch(o -> canGate(o, first))
+                && outputs.stream().mapToInt(o -> o.terms().size()).sum() <= MOST_TERMS;
+    }
+
+    private static boolean canGate(Output o, Matrix first) {
+        return can(o.c()) && o.c().cols() == o.c().stride() && o.c().cols() == first.cols() && o.bias() == null
+                && (o.residual() == null || can(o.residual()))
+                && o.terms().stream().allMatch(t -> can(t.a()) && can(t.b()));
+    }
+
+    /** In {@code NT}, where half of them are up's, columns of tiles of gate and up. */
+    private static long gatedColumns(Layout layout, Matrix gate) {
+        return Math.ceilDiv(gate.cols(), layout == Layout.NT ? TILE_COLUMNS / 2 : TILE_COLUMNS);
+    }
+
     private static boolean can(Matrix m) {
         return m.type() == DType.BF16 && TensorMaps.takes(m);
     }
 
     /** Enqueues the outputs, which it {@link #can} make; shapes are trusted. */
     void multiply(CudaStream s, Layout layout, List<Output> outputs) {
+        multiply(s, layout, outputs, outputs.size(), columns(outputs), 0);
+    }
+
+    /**
+     * Enqueues sums around SwiGLU, which it {@link #takesGated}.
+     *
+     * <p>{@code NT}: {@code gate, up, silu(gate)·up}, of which the first two have terms, in A the same ones. {@code NN}:
+     * gradients of gate and up, with gate and up as residuals, which may be in the same place; the first has the terms of
+     * the gradient of {@code silu(gate)·up}.
+     *
+     * @param kept whether gate and up are written in {@code NT}
+     */
+    void gated(CudaStream s, Layout layout, List<Output> outputs, boolean kept) {
+        multiply(s, layout, outputs, 1, gatedColumns(layout, outputs.getFirst().c()), GATED | (kept ? KEPT : 0));
+    }
+
+    private void multiply(CudaStream s, Layout layout, List<Output> outputs, int count, long allColumns, int gated) {
         Work w = works.get();
-        int boxRows = layout == Layout.NT ? TILE_COLUMNS / CLUSTER : STEP;
+        int boxRows = layout == Layout.NN ? STEP : gated != 0 ? GATED_ROWS : TILE_COLUMNS / CLUSTER;
         int term = 0;
         int m = outputs.getFirst().c().rows();
         for (int i = 0; i < outputs.size(); i++) {
             Output o = outputs.get(i);
             MemorySegment to = w.memory.asSlice(OUTPUTS + (long) i * OUTPUT_BYTES, OUTPUT_BYTES);
             w.maps.write(o.c(), STORED_ROWS, to);
-            long rest = TensorMaps.BYTES;
-            to.set(ValueLayout.JAVA_LONG, rest, o.residual() == null ? 0 : o.residual().address());
-            to.set(ValueLayout.JAVA_LONG, rest + 8, o.bias() == null ? 0 : o.bias().data().address());
-            to.set(ValueLayout.JAVA_INT, rest + 16, o.c().cols());
-            to.set(ValueLayout.JAVA_INT, rest + 20, term);
-            to.set(ValueLayout.JAVA_INT, rest + 24, o.terms().size());
+            if (o.residual() != null) {
+                w.maps.write(o.residual(), STORED_ROWS, to.asSlice(TensorMaps.BYTES));
+            }
+            long rest = 2L * TensorMaps.BYTES;
+            to.set(ValueLayout.JAVA_LONG, rest, o.bias() == null ? 0 : o.bias().data().address());
+            to.set(ValueLayout.JAVA_INT, rest + 8, o.c().cols());
+            to.set(ValueLayout.JAVA_INT, rest + 12, term);
+            to.set(ValueLayout.JAVA_INT, rest + 16, o.terms().size());
+            to.set(ValueLayout.JAVA_INT, rest + 20, o.residual() == null || gated != 0 ? 0 : 1);
             for (Term t : o.terms()) {
                 MemorySegment at = w.memory.asSlice((long) term++ * TERM_BYTES, TERM_BYTES);
                 w.maps.write(t.a(), TILE_ROWS, at);
                 w.maps.write(t.b(), boxRows, at.asSlice(TensorMaps.BYTES));
                 at.set(ValueLayout.JAVA_INT, 2L * TensorMaps.BYTES, Math.ceilDiv(t.a().cols(), STEP));
+                at.set(ValueLayout.JAVA_INT, 2L * TensorMaps.BYTES + 4, t.shift());
             }
         }
-        int columns = Math.toIntExact(columns(outputs));
-        MemorySegment.copy(new int[]{m, outputs.size(), columns, BAND}, 0, w.memory, ValueLayout.JAVA_INT, SHAPE, 4);
-        (layout == Layout.NT ? nt : nn).launch(s, CLUSTER * Math.min(clusters(columns, m), multiprocessors / CLUSTER),
-                1, 1, THREADS, SHARED_BYTES, Kernel.args().bytes(w.memory, TensorMaps.ALIGNMENT));
+        int columns = Math.toIntExact(allColumns);
+        MemorySegment.copy(new int[]{m, count, columns, BAND, gated}, 0, w.memory, ValueLayout.JAVA_INT, SHAPE, 5);
+        (layout == Layout.NT ? nt : nn).launchEarly(s,
+                CLUSTER * Math.min(clusters(columns, m), multiprocessors / CLUSTER), 1, THREADS, SHARED_BYTES,
+                Kernel.args().bytes(w.memory, TensorMaps.ALIGNMENT));
     }
 }

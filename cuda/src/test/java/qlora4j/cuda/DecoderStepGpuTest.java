@@ -115,6 +115,20 @@ class DecoderStepGpuTest {
                 .isFalse();
     }
 
+    /** With sums of products and SwiGLU in one at all sizes; where layers run twice, gate and up are written once only. */
+    @ParameterizedTest
+    @ValueSource(strings = {"llama", "qwen2"})
+    void sumsOfProducts(String kind) throws IOException {
+        Path model = model(kind, random);
+        TokenBatch batch = batch();
+        try (Twins twins = Twins.with(SummedProducts.PROPERTY, "always")) {
+            Step step = adapterStep(twins.cuda, model, DType.BF16, true, batch, 0, PLAIN);
+            expectClose(step, adapterStep(SCALAR, model, DType.BF16, true, batch, 0, PLAIN), BF16_LOSS, BF16_GRADIENT);
+            assertThat(step.sameBits(adapterStep(twins.cuda, model, DType.BF16, true, batch, 0, CHECKPOINTING)))
+                    .as("with checkpointing").isTrue();
+        }
+    }
+
     /** The arena is full of NaN, so that nothing is read before it is written; then it holds another step's rests. */
     @ParameterizedTest
     @CsvSource({"F32,false", "BF16,true"})

@@ -236,7 +236,7 @@ public final class Linear {
     }
 
     /** Memory for u of all layers, or for its gradient. */
-    private static Inner inner(Stream s, Adapters adapters, List<Linear> layers, Tensor x) {
+    static Inner inner(Stream s, Adapters adapters, List<Linear> layers, Tensor x) {
         long n = x.rows();
         Tensor[] of = new Tensor[layers.size()];
         int[] ranks = new int[of.length];
@@ -255,7 +255,7 @@ public final class Linear {
     }
 
     /** Whether something keeps the layers apart, so that they do not go in one operation. */
-    private static boolean apart(Adapters adapters, List<Linear> layers) {
+    static boolean apart(Adapters adapters, List<Linear> layers) {
         boolean apart = adapters.dropout() != null;
         for (int i = 0; i < layers.size(); i++) {
             apart |= layers.get(i).isAlone(adapters);
@@ -276,6 +276,12 @@ public final class Linear {
             }
             return u;
         }
+        s.kernels(LoraKernels.class).forward(s, calls(adapters, layers, x, y), x, y, u.of);
+        return u;
+    }
+
+    /** The layers' calls, after a look at x and what they make of it, or its gradient. */
+    static Call[] calls(Adapters adapters, List<Linear> layers, Tensor x, Tensor... y) {
         Call[] calls = new Call[y.length];
         for (int i = 0; i < y.length; i++) {
             Linear l = layers.get(i);
@@ -283,8 +289,7 @@ public final class Linear {
             Aliasing.checkDisjoint(l.name, y[i], x);
             calls[i] = l.call(adapters);
         }
-        s.kernels(LoraKernels.class).forward(s, calls, x, y, u.of);
-        return u;
+        return calls;
     }
 
     /** Whether the layer is more than weight, bias and plain pairs. */

@@ -37,6 +37,19 @@ public interface LoraKernels {
     }
 
     /**
+     * {@link #forward} of gate and up, and {@code out = silu(gate)·up}, without dropout.
+     *
+     * @param y gate and up, [N, F], overwritten; where not {@code kept}, scratch, of which nothing is said afterwards
+     * @param out [N, F], overwritten
+     * @param gating for kernels that have it as an operation of its own
+     */
+    default void forwardGated(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u, boolean kept, Tensor out,
+            Gating gating) {
+        forward(s, calls, x, y, u);
+        gating.forward(s, y[0], y[1], out);
+    }
+
+    /**
      * @param dy [N, out]
      * @param x [N, in] as in the forward
      * @param u [N, r] as the forward left it
@@ -47,6 +60,19 @@ public interface LoraKernels {
      */
     void backward(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, boolean accumulate, Tensor dx, Tensor du,
             Tensor dropped);
+
+    /**
+     * {@link #backward} of a layer that took {@code x = silu(gate)·up}, without dropout, and the gradient of that.
+     *
+     * @param x [N, F], overwritten
+     * @param gate [N, F], overwritten by its gradient; up likewise
+     * @param gating for kernels that have it as an operation of its own
+     */
+    default void backwardGated(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor gate, Tensor up,
+            Tensor du, Gating gating) {
+        backward(s, call, dy, x, u, false, x, du, null);
+        gating.backward(s, x, gate, up);
+    }
 
     /**
      * {@link #backward} of several layers that took the same x, without dropout; {@code dx} is overwritten with the sum

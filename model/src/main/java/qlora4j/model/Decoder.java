@@ -164,15 +164,20 @@ public final class Decoder {
         return n;
     }
 
-    /** Runs all layers without keeping what a backward would need; h is released. */
-    private Tensor run(Stream s, DeviceBatch b, Tensor table, Adapters adapters, KvCache cache, Tensor h,
+    /**
+     * Runs all layers without keeping what a backward would need; h is released.
+     *
+     * @param ends null, or I32 [K] the only rows whose result is wanted, [K, C]
+     */
+    private Tensor run(Stream s, DeviceBatch b, Tensor table, Adapters adapters, KvCache cache, Tensor h, Tensor ends,
             HiddenObserver observer) {
         for (DecoderLayer layer : layers) {
             if (observer != null) {
                 observer.hidden(layer.index, h);
             }
-            Tensor out = s.take(type, h.rows(), config.hidden());
-            layer.forward(s, b, table, adapters, cache, h, out).release(s);
+            Tensor wanted = layer == layers.getLast() ? ends : null;
+            Tensor out = s.take(type, wanted == null ? h.rows() : wanted.size(), config.hidden());
+            layer.forward(s, b, table, adapters, cache, h, wanted, out, false).release(s);
             s.release(h);
             h = out;
         }
@@ -189,7 +194,7 @@ public final class Decoder {
         show(s, adapters);
         Tensor table = rope.atLeast(batch.maxLength());
         DeviceBatch b = new DeviceBatch(s, batch);
-        Tensor h = run(s, b, table, adapters, null, embed(s, b, adapters), observer);
+        Tensor h = run(s, b, table, adapters, null, embed(s, b, adapters), null, observer);
         Tensor n = normed(s, h, adapters);
         s.release(h);
         if (observer != null) {
@@ -228,10 +233,16 @@ public final class Decoder {
 
     /** As above with everything on the device already, and the cache grown. */
     void next(Stream s, DeviceBatch b, Tensor last, Adapters adapters, KvCache cache, Tensor logits) {
-        Tensor h = run(s, b, rope.atLeast(cache.capacity()), adapters, cache, embed(s, b, adapters), null);
-        Tensor ends = s.take(type, last.size(), config.hidden());
-        DecoderOps.gatherRows(s, h, last, ends);
-        s.release(h);
+        // A step of decoding has no other rows; which adapter a row has goes by all of them.
+        boolean others = b.tokens.size() > last.size() && adapters.ofRow() == null;
+        Tensor h = run(s, b, rope.atLeast(cache.capacity()), adapters, cache, embed(s, b, adapters),
+                others ? last : null, null);
+        Tensor ends = h;
+        if (!others) {
+            ends = s.take(type, last.size(), config.hidden());
+            DecoderOps.gatherRows(s, h, last, ends);
+            s.release(h);
+        }
         Tensor n = normed(s, ends, adapters);
         s.release(ends);
         exactHead.logits(s, n, head.weight(adapters), logits);
@@ -303,7 +314,7 @@ public final class Decoder {
             DecoderOps.embeddingNoise(s, options.noise, b.samples, b.positions, b.cu, h);
         }
         if (!options.gradients) {
-            h = run(s, b, table, used, null, h, null);
+            h = run(s, b, table, used, null, h, null, null);
             Tensor dh = head(s, used, h, index, labels, scale, loss, nll, false);
             s.release(dh, h);
         } else {
@@ -334,7 +345,8 @@ public final class Decoder {
                 store.put(s, i, inputs[i]);
             }
             inputs[i + 1] = s.take(type, first.rows(), config.hidden());
-            saved[i] = layers.get(i).forward(s, b, table, adapters, null, inputs[i], inputs[i + 1]);
+            saved[i] = layers.get(i).forward(s, b, table, adapters, null, inputs[i], null, inputs[i + 1],
+                    !options.checkpointing);
             if (options.checkpointing) {
                 saved[i].release(s);
             }
@@ -356,7 +368,7 @@ public final class Decoder {
                 store.get(s, i - 1, inputs[i - 1]);
             }
             DecoderLayer.Saved a = options.checkpointing
-                    ? layer.forward(s, b, table, adapters, null, inputs[i], null)
+                    ? layer.forward(s, b, table, adapters, null, inputs[i], null, null, true)
                     : saved[i];
             layer.backward(s, b, table, adapters, a, dh);
             a.release(s);

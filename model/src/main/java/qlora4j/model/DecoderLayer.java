@@ -1,6 +1,7 @@
 package qlora4j.model;
 
 import java.util.List;
+import qlora4j.lora.GatedLinear;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.tensor.DType;
@@ -124,9 +125,13 @@ final class DecoderLayer {
      *
      * @param h [N, C], kept
      * @param cache null, or where keys and values are appended and read
-     * @param out [N, C], overwritten; null when the output is not needed (recomputation), which saves the last product
+     * @param ends null, or I32 [K] the rows whose output is wanted: what is behind attention is computed of them alone
+     * @param out [N, C] or [K, C], overwritten; null when the output is not needed (recomputation), which saves the last
+     *         product
+     * @param kept whether a backward follows, which needs all rows; otherwise gate and up need not be written
      */
-    Saved forward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, KvCache cache, Tensor h, Tensor out) {
+    Saved forward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, KvCache cache, Tensor h, Tensor ends,
+            Tensor out, boolean kept) {
         long n = h.rows();
         DType type = h.dtype();
         DType wide = Linear.wide(type);
@@ -161,22 +166,35 @@ final class DecoderLayer {
         }
         DecoderOps.attention(s, attentionShape(b.maxLength), a.q, keys, values, b.cu, b.kvStart, b.kvLen, a.attention,
                 a.lse);
+        Tensor from = h;
+        if (ends != null) {
+            n = ends.size();
+            a.attention = gather(s, a.attention, ends, true);
+            from = gather(s, h, ends, false);
+        }
         a.h2 = s.take(type, n, config.hidden());
-        a.uo = o.forward(s, adapters, a.attention, h, a.h2);
+        a.uo = o.forward(s, adapters, a.attention, from, a.h2);
+        s.release(from == h ? null : from);
         a.n2 = s.take(type, n, config.hidden());
         a.rstd2 = s.take(wide, n);
         DecoderOps.rmsNorm(s, a.h2, postNorm.weight(adapters), config.rmsNormEps(), a.n2, a.rstd2);
         a.gate = s.take(type, n, config.intermediate());
         a.up = s.take(type, n, config.intermediate());
-        a.ofN2 = Linear.forward(s, adapters, ofN2, a.n2, a.gate, a.up);
         a.middle = s.take(type, n, config.intermediate());
-        DecoderOps.swiglu(s, a.gate, a.up, a.middle);
+        a.ofN2 = GatedLinear.forward(s, adapters, ofN2, a.n2, a.gate, a.up, kept, a.middle, DecoderOps.SWIGLU);
         a.udown = down.forward(s, adapters, a.middle, a.h2, out);
         if (forgetsMiddle && out != null) {
             s.release(a.middle);
             a.middle = null;
         }
         return a;
+    }
+
+    private static Tensor gather(Stream s, Tensor x, Tensor rows, boolean release) {
+        Tensor out = s.take(x.dtype(), rows.size(), x.cols());
+        DecoderOps.gatherRows(s, x, rows, out);
+        s.release(release ? x : null);
+        return out;
     }
 
     /**
@@ -193,11 +211,9 @@ final class DecoderLayer {
             DecoderOps.swiglu(s, a.gate, a.up, a.middle);
         }
         // The widest tensors of the step: each gradient takes the place of what it is the gradient of.
-        Tensor dMiddle = down.backwardInPlace(s, adapters, dh, a.middle, a.udown);
+        GatedLinear.backward(s, adapters, down, dh, a.middle, a.udown, a.gate, a.up, DecoderOps.SWIGLU);
         Tensor dGate = a.gate;
         Tensor dUp = a.up;
-        DecoderOps.swigluBackward(s, dMiddle, a.gate, a.up, dGate, dUp);
-        s.release(dMiddle == a.middle ? null : dMiddle);
         Tensor dn = s.take(type, n, config.hidden());
         Linear.backward(s, adapters, ofN2, new Tensor[]{dGate, dUp}, a.n2, a.ofN2, dn);
         DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight(adapters), a.rstd2, dh, dh, postNorm.grad(adapters));

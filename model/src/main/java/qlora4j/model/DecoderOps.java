@@ -2,6 +2,8 @@ package qlora4j.model;
 
 import java.util.Arrays;
 import qlora4j.lora.Dropout;
+import qlora4j.lora.GatedLinear;
+import qlora4j.lora.Gating;
 import qlora4j.tensor.Aliasing;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Device;
@@ -173,6 +175,19 @@ public final class DecoderOps {
         s.kernels(DecoderKernels.class).ropeToCache(s, q, k, v, positions, table, headDim, cuQ, kvStart, kvLen, kCache,
                 vCache);
     }
+
+    /** {@link #swiglu} and {@link #swigluBackward} for {@link GatedLinear}. */
+    static final Gating SWIGLU = new Gating() {
+        @Override
+        public void forward(Stream s, Tensor gate, Tensor up, Tensor out) {
+            swiglu(s, gate, up, out);
+        }
+
+        @Override
+        public void backward(Stream s, Tensor dOut, Tensor gate, Tensor up) {
+            swigluBackward(s, dOut, gate, up, gate, up);
+        }
+    };
 
     /** See {@link DecoderKernels#swiglu}. */
     public static void swiglu(Stream s, Tensor gate, Tensor up, Tensor out) {
