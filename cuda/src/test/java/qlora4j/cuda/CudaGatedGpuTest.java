@@ -18,14 +18,12 @@ import qlora4j.cuda.Products.Matrix;
 import qlora4j.cuda.SummedProducts.Output;
 import qlora4j.cuda.SummedProducts.Term;
 import qlora4j.lora.GatedLinear;
-import qlora4j.lora.Gating;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraPair;
 import qlora4j.model.DecoderOps;
 import qlora4j.tensor.DType;
-import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
 /** Layers around SwiGLU: its sums in {@code gemm_hopper.cu}, and the layers against the scalar backend. */
@@ -34,17 +32,6 @@ class CudaGatedGpuTest {
     private static final Twins TWINS = new Twins();
     /** With sums of products of {@code gemm_hopper.cu} at all sizes. */
     private static final Twins SUMMED = Twins.with(SummedProducts.PROPERTY, "always");
-    private static final Gating SWIGLU = new Gating() {
-        @Override
-        public void forward(Stream s, Tensor gate, Tensor up, Tensor out) {
-            DecoderOps.swiglu(s, gate, up, out);
-        }
-
-        @Override
-        public void backward(Stream s, Tensor dOut, Tensor gate, Tensor up) {
-            DecoderOps.swigluBackward(s, dOut, gate, up, gate, up);
-        }
-    };
     private final Random random = new Random(Gpu.SEED);
 
     @AfterAll
@@ -241,14 +228,14 @@ class CudaGatedGpuTest {
             Tensor up = run.out(DType.BF16, n, f);
             Tensor middle = run.out(DType.BF16, n, f);
             Adapters use = Adapters.of(0);
-            Linear.Inner u = GatedLinear.forward(run.s, use, first, x, gate, up, kept, middle, SWIGLU);
+            Linear.Inner u = GatedLinear.forward(run.s, use, first, x, gate, up, kept, middle, DecoderOps.SWIGLU);
             run.s.release(u.memory());
             if (!kept) {
                 return new Tensor[]{middle};
             }
             Tensor y = run.out(DType.BF16, n, in);
             Tensor ud = down.forward(run.s, use, middle, null, y);
-            GatedLinear.backward(run.s, use, down, dy, middle, ud, gate, up, SWIGLU);
+            GatedLinear.backward(run.s, use, down, dy, middle, ud, gate, up, DecoderOps.SWIGLU);
             run.s.release(ud);
             outputs.addAll(List.of(y, gate, up));
             return outputs.toArray(Tensor[]::new);

@@ -177,7 +177,7 @@ public final class DecoderOps {
     }
 
     /** {@link #swiglu} and {@link #swigluBackward} for {@link GatedLinear}. */
-    static final Gating SWIGLU = new Gating() {
+    public static final Gating SWIGLU = new Gating() {
         @Override
         public void forward(Stream s, Tensor gate, Tensor up, Tensor out) {
             swiglu(s, gate, up, out);
