@@ -136,10 +136,6 @@ final class VectorAttentionOne {
         }
     }
 
-    private static FloatVector load(MemorySegment m, long at) {
-        return FloatVector.fromMemorySegment(Lanes.F, m, at, ByteOrder.LITTLE_ENDIAN);
-    }
-
     /**
      * {@code q·k} of {@code n} keys and all heads, a sum for each lane, of head h and key j in
      * {@code lanes[(h·KEYS + j)·L …]}. Of each quarter of the keys one is read, so that the processor fetches ahead in four
@@ -156,10 +152,18 @@ final class VectorAttentionOne {
                 long from = at + 4L * (h / group) * d;
                 for (int c = 0; c < d; c += L) {
                     FloatVector x = FloatVector.fromArray(Lanes.F, q, h * d + c);
-                    s0 = load(k, from + j * stride + 4L * c).fma(x, s0);
-                    s1 = load(k, from + j1 * stride + 4L * c).fma(x, s1);
-                    s2 = load(k, from + j2 * stride + 4L * c).fma(x, s2);
-                    s3 = load(k, from + j3 * stride + 4L * c).fma(x, s3);
+                    s0 = FloatVector.fromMemorySegment(Lanes.F, k, from + j * stride + 4L * c, ByteOrder.LITTLE_ENDIAN)
+                            .fma(x,
+                                    s0);
+                    s1 = FloatVector.fromMemorySegment(Lanes.F, k, from + j1 * stride + 4L * c, ByteOrder.LITTLE_ENDIAN)
+                            .fma(x,
+                                    s1);
+                    s2 = FloatVector.fromMemorySegment(Lanes.F, k, from + j2 * stride + 4L * c, ByteOrder.LITTLE_ENDIAN)
+                            .fma(x,
+                                    s2);
+                    s3 = FloatVector.fromMemorySegment(Lanes.F, k, from + j3 * stride + 4L * c, ByteOrder.LITTLE_ENDIAN)
+                            .fma(x,
+                                    s3);
                 }
                 int to = h * KEYS;
                 s0.intoArray(lanes, (to + j) * L);
@@ -195,16 +199,23 @@ final class VectorAttentionOne {
         return Lanes.sum(sum);
     }
 
-    /** {@code Σ p[j]·v[j]} over {@code n} values, of four vectors of a head's elements. */
+    /**
+     * {@code Σ p[j]·v[j]} over {@code n} values, of four vectors of a head's elements. The reads are no method of their own:
+     * at 128 bits the compiler left that uninlined, and a token made 17 MB of vectors on the heap.
+     */
     private static void values4(MemorySegment v, long at, long stride, int n, float[] p, int from, float[] to,
             int o) {
         FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
         for (int j = 0; j < n; j++, at += stride) {
             FloatVector x = FloatVector.broadcast(Lanes.F, p[from + j]);
-            s0 = load(v, at).fma(x, s0);
-            s1 = load(v, at + 4L * L).fma(x, s1);
-            s2 = load(v, at + 8L * L).fma(x, s2);
-            s3 = load(v, at + 12L * L).fma(x, s3);
+            s0 = FloatVector.fromMemorySegment(Lanes.F, v, at, ByteOrder.LITTLE_ENDIAN).fma(x,
+                    s0);
+            s1 = FloatVector.fromMemorySegment(Lanes.F, v, at + 4L * L, ByteOrder.LITTLE_ENDIAN).fma(x,
+                    s1);
+            s2 = FloatVector.fromMemorySegment(Lanes.F, v, at + 8L * L, ByteOrder.LITTLE_ENDIAN).fma(x,
+                    s2);
+            s3 = FloatVector.fromMemorySegment(Lanes.F, v, at + 12L * L, ByteOrder.LITTLE_ENDIAN).fma(x,
+                    s3);
         }
         s0.intoArray(to, o);
         s1.intoArray(to, o + L);
@@ -217,7 +228,8 @@ final class VectorAttentionOne {
             int o) {
         FloatVector s = FloatVector.zero(Lanes.F);
         for (int j = 0; j < n; j++, at += stride) {
-            s = load(v, at).fma(FloatVector.broadcast(Lanes.F, p[from + j]), s);
+            s = FloatVector.fromMemorySegment(Lanes.F, v, at, ByteOrder.LITTLE_ENDIAN)
+                    .fma(FloatVector.broadcast(Lanes.F, p[from + j]), s);
         }
         s.intoArray(to, o);
     }
