@@ -63,7 +63,7 @@ final class VectorElementwise {
         Floats.load(gate, from, n, g, 0);
         Floats.load(up, from, n, u, 0);
         silu(g, n);
-        VectorScratch.round(out.dtype(), g, n);
+        Floats.round(out.dtype(), g, 0, n);
         multiply(g, u, n);
         Floats.store(g, 0, n, out, from);
     }

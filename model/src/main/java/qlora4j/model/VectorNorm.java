@@ -33,7 +33,7 @@ final class VectorNorm {
                 float r = (float) (1 / Math.sqrt((double) VectorTile.dot(row, 0, row, 0, n) / n + eps));
                 rstd.set(i, r);
                 VectorTile.scale(row, 0, n, r);
-                VectorScratch.round(y.dtype(), row, n);
+                Floats.round(y.dtype(), row, 0, n);
                 multiply(row, w, n);
                 Floats.store(row, 0, n, y, at);
             }

@@ -1,6 +1,5 @@
 package qlora4j.model;
 
-import qlora4j.tensor.DType;
 import qlora4j.tensor.Team;
 
 /** Float arrays that the threads of a team keep between calls, grown when a longer one is asked for. */
@@ -22,23 +21,5 @@ final class VectorScratch {
     /** {@code n} rounded up to a multiple of {@code step}. */
     static int roundUp(int n, int step) {
         return (n + step - 1) / step * step;
-    }
-
-    /** Rounds {@code x[0 .. n)} to the values of {@code type}. */
-    static void round(DType type, float[] x, int n) {
-        switch (type) {
-            case BF16 -> {
-                for (int i = 0; i < n; i++) {
-                    x[i] = DType.bf16ToFloat(DType.floatToBf16(x[i]));
-                }
-            }
-            case F16 -> {
-                for (int i = 0; i < n; i++) {
-                    x[i] = Float.float16ToFloat(Float.floatToFloat16(x[i]));
-                }
-            }
-            default -> {
-            }
-        }
     }
 }

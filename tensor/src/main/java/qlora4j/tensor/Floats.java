@@ -64,6 +64,17 @@ public final class Floats {
         }
     }
 
+    /** Rounds {@code n} floats {@code x[at …]} to values of a type, in place; float32 is left as it is. */
+    public static void round(DType type, float[] x, int at, int n) {
+        if (type == DType.BF16) {
+            VectorBf16.round(x, at, n);
+        } else if (type == DType.F16) {
+            for (int i = at; i < at + n; i++) {
+                x[i] = Float.float16ToFloat(Float.floatToFloat16(x[i]));
+            }
+        }
+    }
+
     /** Adds {@code n} floats {@code in[at …]}, which are overwritten, to {@code t} from element {@code from}. */
     static void addTo(float[] in, int at, int n, Tensor t, long from) {
         if (t.dtype() == DType.F32) {

@@ -51,18 +51,34 @@ final class VectorBf16 {
     static void store(float[] in, int at, int n, MemorySegment d, long offset) {
         int i = 0;
         for (; i <= n - L; i += L) {
-            FloatVector v = FloatVector.fromArray(Lanes.F, in, at + i);
-            IntVector bits = v.reinterpretAsInts();
-            // A carry out of the lower half increments the upper one.
-            IntVector odd = bits.lanewise(VectorOperators.LSHR, SHIFT).and(1);
-            IntVector rounded = bits.add(ALMOST_HALF).add(odd)
-                    .blend(bits.or(QUIET), v.test(VectorOperators.IS_NAN).cast(Lanes.I));
-            ((ShortVector) rounded.lanewise(VectorOperators.LSHR, SHIFT).convertShape(VectorOperators.I2S, HALF, 0))
-                    .intoMemorySegment(d, offset + 2L * i, ByteOrder.LITTLE_ENDIAN);
+            IntVector upper = rounded(FloatVector.fromArray(Lanes.F, in, at + i));
+            ((ShortVector) upper.convertShape(VectorOperators.I2S, HALF, 0)).intoMemorySegment(d, offset + 2L * i,
+                    ByteOrder.LITTLE_ENDIAN);
         }
         for (; i < n; i++) {
             d.set(SHORT, offset + 2L * i, DType.floatToBf16(in[at + i]));
         }
+    }
+
+    /** Rounds {@code n} floats {@code x[at …]} in place as {@link #store} does. */
+    static void round(float[] x, int at, int n) {
+        int i = at;
+        for (; i <= at + n - L; i += L) {
+            rounded(FloatVector.fromArray(Lanes.F, x, i)).lanewise(VectorOperators.LSHL, SHIFT).reinterpretAsFloats()
+                    .intoArray(x, i);
+        }
+        for (; i < at + n; i++) {
+            x[i] = DType.bf16ToFloat(DType.floatToBf16(x[i]));
+        }
+    }
+
+    /** The bfloat16 of each lane in its lower half. */
+    private static IntVector rounded(FloatVector v) {
+        IntVector bits = v.reinterpretAsInts();
+        // A carry out of the lower half increments the upper one.
+        IntVector odd = bits.lanewise(VectorOperators.LSHR, SHIFT).and(1);
+        return bits.add(ALMOST_HALF).add(odd).blend(bits.or(QUIET), v.test(VectorOperators.IS_NAN).cast(Lanes.I))
+                .lanewise(VectorOperators.LSHR, SHIFT);
     }
 
     private static FloatVector get(MemorySegment d, long offset) {

@@ -51,6 +51,14 @@ class VectorBf16Test {
             assertThat(bits).as("%08x", Float.floatToRawIntBits(in[i])).isEqualTo(DType.floatToBf16(in[i]));
         }
         assertThat(new double[]{stored.get(0), stored.get(n + 1), stored.get(n + 2)}).containsOnly(0.0);
+        float[] inPlace = new float[n + GUARD];
+        System.arraycopy(in, 0, inPlace, 1, n);
+        inPlace[n + 1] = Float.MIN_VALUE;
+        Floats.round(DType.BF16, inPlace, 1, n);
+        for (int i = 0; i < n; i++) {
+            same(inPlace[1 + i], DType.bf16ToFloat(DType.floatToBf16(in[i])));
+        }
+        assertThat(inPlace[n + 1]).isEqualTo(Float.MIN_VALUE);
     }
 
     private static void same(float actual, float expected) {
