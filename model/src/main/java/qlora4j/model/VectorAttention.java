@@ -149,7 +149,7 @@ final class VectorAttention {
 
     /** The first of a block's rows whose query sees the key of query {@code key}, at most {@code rows}. */
     static int firstRow(int key, int group, int rows) {
-        return (int) Math.clamp((long) key * group, 0, rows);
+        return Math.clamp((long) key * group, 0, rows);
     }
 
     /** How many of a tile's keys row r of the block sees, the block's first query seeing {@code before} and itself. */
