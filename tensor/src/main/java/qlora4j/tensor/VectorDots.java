@@ -42,7 +42,7 @@ final class VectorDots {
     /**
      * {@code Σ w[r][p]·x[from + p]} for {@link #ROWS} rows of float32, over the whole vectors of n: a sum for each lane, in
      * {@code lanes[(to + r·step)·L …]}. {@link #add} does the rest; in one method with this loop the compiler would stop
-     * inlining before it, and make vectors on the heap.
+     * inlining before it, and make vectors on the heap; it did so too with the reads in a method of their own.
      *
      * @param offset of the first row's first byte
      * @param distance from a row to the next, in bytes
@@ -54,25 +54,25 @@ final class VectorDots {
         for (; p <= n - STEP; p += STEP) {
             long at = offset + 4L * p;
             FloatVector v = FloatVector.fromArray(Lanes.F, x, from + p);
-            a0 = floats(w, at).fma(v, a0);
-            a1 = floats(w, at + distance).fma(v, a1);
-            a2 = floats(w, at + 2 * distance).fma(v, a2);
-            a3 = floats(w, at + 3 * distance).fma(v, a3);
+            a0 = FloatVector.fromMemorySegment(Lanes.F, w, at, ByteOrder.LITTLE_ENDIAN).fma(v, a0);
+            a1 = FloatVector.fromMemorySegment(Lanes.F, w, at + distance, ByteOrder.LITTLE_ENDIAN).fma(v, a1);
+            a2 = FloatVector.fromMemorySegment(Lanes.F, w, at + 2 * distance, ByteOrder.LITTLE_ENDIAN).fma(v, a2);
+            a3 = FloatVector.fromMemorySegment(Lanes.F, w, at + 3 * distance, ByteOrder.LITTLE_ENDIAN).fma(v, a3);
             v = FloatVector.fromArray(Lanes.F, x, from + p + L);
             at += Lanes.BITS / 8;
-            b0 = floats(w, at).fma(v, b0);
-            b1 = floats(w, at + distance).fma(v, b1);
-            b2 = floats(w, at + 2 * distance).fma(v, b2);
-            b3 = floats(w, at + 3 * distance).fma(v, b3);
+            b0 = FloatVector.fromMemorySegment(Lanes.F, w, at, ByteOrder.LITTLE_ENDIAN).fma(v, b0);
+            b1 = FloatVector.fromMemorySegment(Lanes.F, w, at + distance, ByteOrder.LITTLE_ENDIAN).fma(v, b1);
+            b2 = FloatVector.fromMemorySegment(Lanes.F, w, at + 2 * distance, ByteOrder.LITTLE_ENDIAN).fma(v, b2);
+            b3 = FloatVector.fromMemorySegment(Lanes.F, w, at + 3 * distance, ByteOrder.LITTLE_ENDIAN).fma(v, b3);
         }
         if (p <= n - L) {
             // An adapter's B may have no more columns than this.
             long at = offset + 4L * p;
             FloatVector v = FloatVector.fromArray(Lanes.F, x, from + p);
-            a0 = floats(w, at).fma(v, a0);
-            a1 = floats(w, at + distance).fma(v, a1);
-            a2 = floats(w, at + 2 * distance).fma(v, a2);
-            a3 = floats(w, at + 3 * distance).fma(v, a3);
+            a0 = FloatVector.fromMemorySegment(Lanes.F, w, at, ByteOrder.LITTLE_ENDIAN).fma(v, a0);
+            a1 = FloatVector.fromMemorySegment(Lanes.F, w, at + distance, ByteOrder.LITTLE_ENDIAN).fma(v, a1);
+            a2 = FloatVector.fromMemorySegment(Lanes.F, w, at + 2 * distance, ByteOrder.LITTLE_ENDIAN).fma(v, a2);
+            a3 = FloatVector.fromMemorySegment(Lanes.F, w, at + 3 * distance, ByteOrder.LITTLE_ENDIAN).fma(v, a3);
         }
         a0.add(b0).intoArray(lanes, to * L);
         a1.add(b1).intoArray(lanes, (to + step) * L);
@@ -134,10 +134,6 @@ final class VectorDots {
             sum = Math.fma(DType.bf16ToFloat(w.get(SHORT, offset + 2L * p)), x[from + p], sum);
         }
         return sum;
-    }
-
-    private static FloatVector floats(MemorySegment w, long at) {
-        return FloatVector.fromMemorySegment(Lanes.F, w, at, ByteOrder.LITTLE_ENDIAN);
     }
 
     private static IntVector words(MemorySegment w, long at) {
