@@ -2,6 +2,7 @@
 //
 // Block-wise quantization to 4 bits: x [n] -> packed [ceil(n/2)], absmax [b], the code of x * (1 / absmax).
 #include "blockwise.cuh"
+#include "ptx.cuh"
 
 // The code by counting thresholds, for any number.
 __device__ int code_by_counting(const Codebook &c, float x) {
@@ -39,11 +40,13 @@ struct Bins {
     }
 };
 
+// `c` is in shared memory.
 __device__ void make_bins(const Codebook &c, Bins &bins) {
     float multiplier = c.sign_magnitude ? 30 : 15, offset = c.sign_magnitude ? EIGHTHS : EIGHTHS + 16;
     if (threadIdx.x < BINS) {
         unsigned int b = threadIdx.x, below = 0;
         float threshold = __int_as_float(INFINITE);
+#pragma unroll 1
         for (int i = 0; i < 15; i++) {
             if (c.threshold[i] <= 1) {
                 unsigned int bin = Bins::place(c.threshold[i], multiplier, offset) / BIN_BYTES;
@@ -166,13 +169,135 @@ template <class T> struct Raw {
     }
 };
 
+// Types that have the quick way for NF4.
+template <class T> constexpr bool PLAIN = false;
+template <> constexpr bool PLAIN<bf16> = true;
+
+// The bins of a code whose values ascend (NF4), each half-warp's lane its own copy, so that no two meet in a bank.
+#define COPIES 16
+#define LOG_BIN_BYTES 7
+#define AT_BIN ((BINS - 1) << LOG_BIN_BYTES)
+// 1.5 * 2^16: adding it leaves a number in 128ths in the lowest bits, so that whole numbers stand where a bin begins.
+#define PARTS 98304.0f
+
+struct Plain {
+    float threshold;
+    unsigned int code;      // below the threshold; above it is the next
+};
+
+// Where the bin of x is, and in it the copy at offset `own`.
+__device__ __forceinline__ unsigned int plain_place(float x, unsigned int own) {
+    unsigned int place;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(place)
+        : "r"(__float_as_uint(__fmaf_rn(x, 15, PARTS + 16))), "n"(AT_BIN), "r"(own));      // x & AT_BIN | own
+    return place;
+}
+
+__device__ void make_plain(const Codebook &c, Plain *plain) {
+    for (int i = threadIdx.x; i < BINS * COPIES; i += blockDim.x) {
+        unsigned int at = i / COPIES << LOG_BIN_BYTES;
+        Plain bin = {__int_as_float(INFINITE), 0};
+#pragma unroll 1
+        for (int k = 0; k < 15; k++) {
+            unsigned int place = plain_place(c.threshold[k], 0);
+            bin.code += place < at;
+            bin.threshold = place == at ? c.threshold[k] : bin.threshold;
+        }
+        plain[i] = bin;
+    }
+    __syncthreads();
+}
+
+// Whether the codes are the ranks.
+__device__ bool ascends(const Codebook &c) {
+    bool so = !c.sign_magnitude;
+#pragma unroll 1
+    for (int i = 0; i < 16; i++) {
+        so &= c.code_of_rank[i] == i;
+    }
+    return so;
+}
+
+// The largest magnitude, as the bits of a float.
+__device__ __forceinline__ int largest_of(const uint4 &p) {
+    unsigned int most = p.x & 0x7fff7fff;
+    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.y & 0x7fff7fff));
+    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.z & 0x7fff7fff));
+    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.w & 0x7fff7fff));
+    return max(most << 16, most & 0xffff0000);
+}
+
+// Threads that have a block of the size for which the quick way is.
+#define PLAIN_GROUP 8
+// Turns that are read ahead.
+#define TURNS 3
+
+// `pieces` of eight elements, all whole and aligned: 32 of them are a warp's at a time.
+__device__ __forceinline__ void quantize_plain(const bf16 *x, unsigned int pieces, const Plain *plain,
+        const Encoder &encoder, float *absmax) {
+    unsigned int at = blockIdx.x * blockDim.x + threadIdx.x, step = gridDim.x * blockDim.x;
+    bool first = threadIdx.x % PLAIN_GROUP == 0;
+    unsigned int own = threadIdx.x % COPIES * sizeof(Plain);
+    const uint4 *from = (const uint4 *)x;
+    uint4 ahead[TURNS];
+#pragma unroll
+    for (int i = 0; i < TURNS; i++) {
+        ahead[i] = from[min(at + i * step, pieces - 1)];
+    }
+#pragma unroll 1
+    while (at < pieces) {
+#pragma unroll
+        for (int turn = 0; turn < TURNS; turn++, at += step) {
+            if (at >= pieces) {
+                return;
+            }
+            const uint4 p = ahead[turn];
+            ahead[turn] = from[min(at + TURNS * step, pieces - 1)];
+            int most = largest_of(p);
+#pragma unroll
+            for (int o = 1; o < PLAIN_GROUP; o *= 2) {
+                most = max(most, __shfl_xor_sync(0xffffffff, most, o));
+            }
+            float constant = __int_as_float(most > INFINITE ? NOT_A_NUMBER : most), reciprocal = __frcp_rn(constant);
+            if (first) {
+                absmax[at / PLAIN_GROUP] = constant;
+            }
+            const float v[PIECE] = {low_half(p.x), high_half(p.x), low_half(p.y), high_half(p.y), low_half(p.z),
+                    high_half(p.z), low_half(p.w), high_half(p.w)};
+            unsigned int word = 0;
+            if (!isinf(reciprocal) && most < INFINITE) {
+#pragma unroll
+                for (int i = PIECE - 1; i >= 0; i--) {
+                    float y = v[i ^ 1] * reciprocal;
+                    Plain bin = *(const Plain *)((const char *)plain + plain_place(y, own));
+                    // The sign of the difference is whether y is above.
+                    word = (word << 4) + bin.code + (__float_as_uint(bin.threshold - y) >> 31);
+                }
+            } else {
+                float values[PIECE];
+#pragma unroll
+                for (int i = 0; i < PIECE; i++) {
+                    values[i] = v[i];
+                }
+                word = encoder.slowly(values, constant, reciprocal);
+            }
+            ((unsigned int *)encoder.packed)[at] = word;
+        }
+    }
+}
+
 // A group of 4 to 32 threads has a block, each 8 elements, and passes over it where it is longer than 256. Shorter
-// blocks are read two turns ahead; wider elements one, to need fewer registers.
+// blocks are read a turn ahead.
 template <class T>
 __device__ void quantize4(const T *x, long n, const Codebook *codebook, int blocksize, unsigned char *packed,
         float *absmax) {
-    const int turns_ahead = sizeof(T) <= 2 ? 2 : 1;
+    __shared__ Codebook own_codebook;
     __shared__ Bins bins;
+    if (threadIdx.x < sizeof(Codebook) / 4) {
+        ((unsigned int *)&own_codebook)[threadIdx.x] = ((const unsigned int *)codebook)[threadIdx.x];
+    }
+    __syncthreads();
+    codebook = &own_codebook;
     make_bins(*codebook, bins);
     Encoder encoder{*codebook, bins, codebook->sign_magnitude ? MAGNITUDE : ~0u, bins.multiplier, bins.offset,
             aligned(packed, 4), packed, n};
@@ -199,20 +324,24 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
     };
     float v[PIECE];
     if (passes == 1) {
-        Raw<T> ahead[turns_ahead];
-#pragma unroll
-        for (int i = 0; i < turns_ahead; i++) {
-            ahead[i].load(x, (thread + i * threads) * PIECE, n, vector);
-        }
-        for (long at = thread; at < all;) {
-#pragma unroll
-            for (int i = 0; i < turns_ahead && at < all; i++, at += threads) {
-                ahead[i].floats(v);
-                ahead[i].load(x, (at + turns_ahead * threads) * PIECE, n, vector);
-                int most = most_of_group(largest_magnitude(v));
-                float constant = constant_of(most, at >> log_group);
-                encoder.write(v, at * PIECE, most, constant, __frcp_rn(constant));
+        long done = 0;
+        if constexpr (PLAIN<T>) {
+            // Indices of pieces fit into 32 bits.
+            if (group == PLAIN_GROUP && n >= WARP * PIECE && vector && encoder.words && ascends(*codebook)) {
+                __shared__ Plain plain[BINS * COPIES];
+                make_plain(*codebook, plain);
+                done = n / (WARP * PIECE) * WARP;
+                quantize_plain(x, (unsigned int)done, plain, encoder, absmax);
             }
+        }
+        Raw<T> ahead;
+        ahead.load(x, (done + thread) * PIECE, n, vector);
+        for (long at = done + thread; at < all; at += threads) {
+            ahead.floats(v);
+            ahead.load(x, (at + threads) * PIECE, n, vector);
+            int most = most_of_group(largest_magnitude(v));
+            float constant = constant_of(most, at >> log_group);
+            encoder.write(v, at * PIECE, most, constant, __frcp_rn(constant));
         }
         return;
     }
@@ -220,6 +349,7 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
     for (long at = thread; at < all; at += threads) {
         long block = at >> log_group, from = block * blocksize + lane * PIECE;
         int most = 0;
+#pragma unroll 1
         for (int pass = 0; pass < passes; pass++) {
             raw.load(x, from + (long)pass * group * PIECE, n, vector);
             raw.floats(v);
@@ -227,6 +357,7 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
         }
         most = most_of_group(most);
         float constant = constant_of(most, block), reciprocal = __frcp_rn(constant);
+#pragma unroll 1
         for (int pass = 0; pass < passes; pass++) {
             raw.load(x, from + (long)pass * group * PIECE, n, vector);
             raw.floats(v);

@@ -29,7 +29,7 @@ final class CudaBlockwise implements BlockwiseKernels {
     /** Threads that sum a chunk. */
     private static final int MEAN_SHARE = 8;
     /** Blocks a multiprocessor of quantize4 and dequantize4, which make tables first and then walk over their pieces. */
-    private static final int QUANTIZE_BLOCKS = 5;
+    private static final int QUANTIZE_BLOCKS = 4;
     private static final int DEQUANTIZE_BLOCKS = 3;
 
     /** {@code struct Codebook} of codebook.cuh: values, thresholds, codes by rank, two flags. */
