@@ -1,5 +1,6 @@
 package qlora4j.bench;
 
+import java.util.List;
 import java.util.function.Consumer;
 import qlora4j.bench.Ceilings.Bound;
 import qlora4j.blockwise.Blockwise;
@@ -66,6 +67,17 @@ final class KernelBench {
         return w;
     }
 
+    /** Times one operation on a matrix, all matrices in turn; where that is possible, recorded and replayed at once. */
+    private Timing time(Stream s, QuantizedTensor[] w, Consumer<QuantizedTensor> operation) {
+        if (!s.records()) {
+            return Timing.of(() -> operation.accept(next(w)), s::synchronize, config.seconds());
+        }
+        operation.accept(w[0]);
+        try (Stream.Recording all = s.record(() -> List.of(w).forEach(operation))) {
+            return Timing.of(all::replay, s::synchronize, config.seconds()).dividedBy(w.length);
+        }
+    }
+
     private QuantizedTensor next(QuantizedTensor[] w) {
         turn = (turn + 1) % w.length;
         return w[turn];
@@ -73,7 +85,7 @@ final class KernelBench {
 
     private void quantize(Stream s, RandomPool pool, QuantizedTensor[] w) {
         Tensor x = pool.slice(config.out(), config.in());
-        Timing t = Timing.of(() -> Blockwise.quantize(s, x, next(w)), s::synchronize, config.seconds());
+        Timing t = time(s, w, each -> Blockwise.quantize(s, x, each));
         report.accept(Figure.rate("quantize", "quantize to NF4 and double quant, bytes read", threads, t,
                 x.bytes() / 1e9, "GB/s", x.bytes() + w[0].bytes(), Bound.COPY,
                 ceilings.copy()).with("gelem_per_s", x.size() / 1e9 / t.median()));
@@ -81,7 +93,7 @@ final class KernelBench {
 
     private void dequantize(Stream s, Held held, QuantizedTensor[] w) {
         Tensor out = held.tensor(MemoryUse.WORKSPACE, config.type(), config.out(), config.in());
-        Timing t = Timing.of(() -> Blockwise.dequantize(s, next(w), out), s::synchronize, config.seconds());
+        Timing t = time(s, w, each -> Blockwise.dequantize(s, each, out));
         double bytes = w[0].bytes() + out.bytes();
         report.accept(Figure.rate("dequantize", "dequantize", threads, t,
                 out.size() / 1e9, "Gelem/s", bytes, Bound.COPY, ceilings.copy())
@@ -92,7 +104,7 @@ final class KernelBench {
         try (Held held = new Held(backend)) {
             Tensor x = input(held, pool, rows, config.in());
             Tensor y = held.tensor(MemoryUse.WORKSPACE, config.type(), rows, config.out());
-            Timing t = Timing.of(() -> Blockwise.matmul(s, x, next(w), y), s::synchronize, config.seconds());
+            Timing t = time(s, w, each -> Blockwise.matmul(s, x, each, y));
             double work = Work.product(rows, config.out(), config.in());
             if (rows == 1) {
                 report.accept(Figure.rate("matvec", "x W', m = 1, weights read", threads, t,
@@ -109,8 +121,7 @@ final class KernelBench {
         try (Held held = new Held(backend)) {
             Tensor dy = input(held, pool, rows, config.out());
             Tensor dx = held.tensor(MemoryUse.WORKSPACE, config.type(), rows, config.in());
-            Timing t = Timing.of(() -> Blockwise.matmulBackward(s, dy, next(w), false, dx), s::synchronize,
-                    config.seconds());
+            Timing t = time(s, w, each -> Blockwise.matmulBackward(s, dy, each, false, dx));
             double work = Work.product(rows, config.out(), config.in());
             report.accept(Figure.rate("matmul_backward.m" + rows, "backward, dy W, m = " + rows, threads,
                     t, work / 1e9, "GFLOP/s", work, Bound.FLOPS, ceilings.flops()));

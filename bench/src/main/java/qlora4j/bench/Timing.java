@@ -47,6 +47,11 @@ public record Timing(double median, double best, int samples) {
         return new Timing(Median.withDefaults().evaluate(all), best, all.length);
     }
 
+    /** Of one of {@code n} equal parts of the work. */
+    Timing dividedBy(int n) {
+        return new Timing(median / n, best / n, samples);
+    }
+
     private static double sample(Runnable work, Runnable wait, int calls) {
         wait.run();
         long start = System.nanoTime();
