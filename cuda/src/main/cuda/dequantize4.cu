@@ -2,6 +2,7 @@
 //
 // Weights of a 4-bit tensor: packed, constants -> out [n], codebook[code] * scale. Bit-identical with the CPU's.
 #include "decode.cuh"
+#include "grid.cuh"
 
 // Elements a thread has at a time, and how often it has them in a turn.
 #define PIECE 8
@@ -66,6 +67,8 @@ __device__ void dequantize4(const unsigned char *packed, const Constants &c, con
     extern "C" __global__ void __launch_bounds__(256) dequantize4_##SUFFIX(const unsigned char *packed,                \
             const void *absmax, const float *absmax2, const float *offset, const float *map, int log_blocksize,        \
             const Codebook *codebook, long n, T *out) {                                                                \
+        next_may_begin();                                                                                              \
+        previous_has_ended();                                                                                          \
         dequantize4(packed, Constants{absmax, absmax2, offset, map, log_blocksize}, codebook, n, out);                 \
     }
 

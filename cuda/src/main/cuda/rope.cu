@@ -2,8 +2,8 @@
 //
 //   (a, b) = (x[j], x[j + D/2]) of every head   ->   (a*cos - b*sin, b*cos + a*sin)
 //
-// A block a row of q and k together; a thread N neighbouring pairs at a time. rope_append does append_to_cache.cu's work too:
-// in decoding a launch costs more than either.
+// A block a row of q and k together; a thread N neighbouring pairs at a time. rope_append does append_to_cache.cu's work too,
+// which saves a launch and a pass over k.
 #include "grid.cuh"
 #include "elements.cuh"
 #include "fault.cuh"

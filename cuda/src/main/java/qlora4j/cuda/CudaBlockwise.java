@@ -138,7 +138,7 @@ final class CudaBlockwise implements BlockwiseKernels {
     }
 
     private void dequantize(CudaStream s, QuantizedTensor w, Kernel kernel, long out) {
-        kernel.launch(s, grid(Math.ceilDiv(w.size(), PIECE), DEQUANTIZE_BLOCKS), THREADS,
+        kernel.launchEarly(s, grid(Math.ceilDiv(w.size(), PIECE), DEQUANTIZE_BLOCKS), THREADS,
                 weight(Kernel.args(), w).i64(w.size()).ptr(out));
     }
 

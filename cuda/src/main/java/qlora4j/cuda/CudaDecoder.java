@@ -117,7 +117,7 @@ final class CudaDecoder implements DecoderKernels {
     public void rmsNorm(Stream s, Tensor x, Tensor weight, double eps, Tensor y, Tensor rstd) {
         Variants.same("rmsNorm", x, y);
         int c = x.cols();
-        norm.get(x, weight).launch((CudaStream) s, x.dim(0), normThreads(x),
+        norm.get(x, weight).launchEarly((CudaStream) s, x.dim(0), normThreads(x),
                 Kernel.args().ptr(x).ptr(weight).f64(eps).ptr(y).ptr(rstd).i32(c));
     }
 
@@ -140,7 +140,7 @@ final class CudaDecoder implements DecoderKernels {
     @Override
     public void rope(Stream s, Tensor q, Tensor k, Tensor positions, Tensor table, int headDim, boolean inverse) {
         Variants.same("rope", q, k);
-        rope.get(q).launch((CudaStream) s, positions.size(),
+        rope.get(q).launchEarly((CudaStream) s, positions.size(),
                 threads(q.dtype().bytes((long) q.cols() + k.cols()), ROW_THREADS),
                 Kernel.args().ptr(q).ptr(k).ptr(positions).ptr(table).i32(q.cols() / headDim).i32(k.cols() / headDim)
                         .i32(headDim).i32(table.rows()).flag(inverse).ptr(faults.address()));
@@ -173,7 +173,7 @@ final class CudaDecoder implements DecoderKernels {
     @Override
     public void ropeToCache(Stream s, Tensor q, Tensor k, Tensor v, Tensor positions, Tensor table, int headDim,
             Tensor cuQ, Tensor kvStart, Tensor kvLen, Tensor kCache, Tensor vCache) {
-        if (k.dim(0) > CudaMatmul.FEW_ROWS || k.dtype() != DType.BF16) {
+        if (k.dtype() != DType.BF16) {
             DecoderKernels.super.ropeToCache(s, q, k, v, positions, table, headDim, cuQ, kvStart, kvLen, kCache,
                     vCache);
             return;

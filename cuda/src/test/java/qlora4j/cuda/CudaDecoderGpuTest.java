@@ -168,7 +168,7 @@ class CudaDecoderGpuTest {
         });
     }
 
-    /** In one kernel for few rows in bfloat16, else one after the other; rows that are no sequence's are not written. */
+    /** In one kernel in bfloat16, else one after the other; rows that are no sequence's are not written. */
     @ParameterizedTest
     @CsvSource({"6,16,BF16", "6,128,BF16", "6,34,BF16", "6,16,F32", "12,64,BF16"})
     void ropeToCache(int n, int d, DType type) {

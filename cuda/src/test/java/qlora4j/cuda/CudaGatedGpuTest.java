@@ -17,6 +17,7 @@ import qlora4j.cuda.Products.Layout;
 import qlora4j.cuda.Products.Matrix;
 import qlora4j.cuda.SummedProducts.Output;
 import qlora4j.cuda.SummedProducts.Term;
+import qlora4j.lora.Dropout;
 import qlora4j.lora.GatedLinear;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
@@ -196,7 +197,7 @@ class CudaGatedGpuTest {
         }
     }
 
-    private record Case(long seed, int n, int in, int f, int rank, boolean kept, int adapted) {
+    private record Case(long seed, int n, int in, int f, int rank, boolean kept, int adapted, double p) {
         private Linear layer(Twins.Run run, Random random, int index, int out, int in, List<Tensor> outputs) {
             Tensor w = Gpu.normal(random, DType.BF16, out, in);
             for (long i = 0; i < w.size(); i++) {
@@ -219,25 +220,28 @@ class CudaGatedGpuTest {
         Tensor[] run(Twins.Run run) {
             Random random = new Random(seed);
             List<Tensor> outputs = new ArrayList<>();
-            List<Linear> first = List.of(layer(run, random, 0, f, in, new ArrayList<>()),
-                    layer(run, random, 1, f, in, new ArrayList<>()));
+            List<Linear> first = List.of(layer(run, random, 0, f, in, outputs),
+                    layer(run, random, 1, f, in, outputs));
             Linear down = layer(run, random, 2, in, f, outputs);
             Tensor x = run.in(Gpu.normal(random, DType.BF16, n, in));
             Tensor dy = run.in(Gpu.normal(random, DType.BF16, n, in));
             Tensor gate = run.out(DType.BF16, n, f);
             Tensor up = run.out(DType.BF16, n, f);
             Tensor middle = run.out(DType.BF16, n, f);
-            Adapters use = Adapters.of(0);
+            Adapters use = new Adapters(0, null, p == 0 ? null
+                    : new Dropout(p, seed, run.ints(3), run.ints(random.ints(n, 0, 9).toArray()),
+                            run.ints(random.ints(n, 0, 99).toArray())));
             Linear.Inner u = GatedLinear.forward(run.s, use, first, x, gate, up, kept, middle, DecoderOps.SWIGLU);
-            run.s.release(u.memory());
             if (!kept) {
                 return new Tensor[]{middle};
             }
             Tensor y = run.out(DType.BF16, n, in);
             Tensor ud = down.forward(run.s, use, middle, null, y);
             GatedLinear.backward(run.s, use, down, dy, middle, ud, gate, up, DecoderOps.SWIGLU);
-            run.s.release(ud);
-            outputs.addAll(List.of(y, gate, up));
+            Tensor dx = run.out(DType.BF16, n, in);
+            Linear.backward(run.s, use, first, new Tensor[]{gate, up}, x, u, dx);
+            run.s.release(ud, u.memory());
+            outputs.addAll(List.of(y, gate, up, dx));
             return outputs.toArray(Tensor[]::new);
         }
     }
@@ -264,10 +268,11 @@ class CudaGatedGpuTest {
     }
 
     @ParameterizedTest
-    @CsvSource({"140,64,264,8,true,7", "300,264,136,16,true,7", "70,320,520,8,false,7", "130,296,72,8,true,0",
-            "33,64,40,8,false,1", "40,72,104,8,true,2", "3,64,72,8,true,4"})
-    void equalsScalar(int n, int in, int f, int rank, boolean kept, int adapted) {
-        Case c = new Case(random.nextLong(), n, in, f, rank, kept, adapted);
+    @CsvSource({"140,64,264,8,true,7,0", "300,264,136,16,true,7,0", "70,320,520,8,false,7,0", "130,296,72,8,true,0,0",
+            "33,64,40,8,false,1,0", "40,72,104,8,true,2,0", "3,64,72,8,true,4,0", "140,64,264,8,true,7,0.3",
+            "33,64,40,8,true,3,0.5"})
+    void equalsScalar(int n, int in, int f, int rank, boolean kept, int adapted, double p) {
+        Case c = new Case(random.nextLong(), n, in, f, rank, kept, adapted, p);
         close(TWINS.run(c::run));
         close(SUMMED.run(c::run));
     }

@@ -117,14 +117,14 @@ class DecoderStepGpuTest {
 
     /** With sums of products and SwiGLU in one at all sizes; where layers run twice, gate and up are written once only. */
     @ParameterizedTest
-    @ValueSource(strings = {"llama", "qwen2"})
-    void sumsOfProducts(String kind) throws IOException {
+    @CsvSource({"llama,0", "qwen2,0", "llama,0.2"})
+    void sumsOfProducts(String kind, double p) throws IOException {
         Path model = model(kind, random);
         TokenBatch batch = batch();
         try (Twins twins = Twins.with(SummedProducts.PROPERTY, "always")) {
-            Step step = adapterStep(twins.cuda, model, DType.BF16, true, batch, 0, PLAIN);
-            expectClose(step, adapterStep(SCALAR, model, DType.BF16, true, batch, 0, PLAIN), BF16_LOSS, BF16_GRADIENT);
-            assertThat(step.sameBits(adapterStep(twins.cuda, model, DType.BF16, true, batch, 0, CHECKPOINTING)))
+            Step step = adapterStep(twins.cuda, model, DType.BF16, true, batch, p, PLAIN);
+            expectClose(step, adapterStep(SCALAR, model, DType.BF16, true, batch, p, PLAIN), BF16_LOSS, BF16_GRADIENT);
+            assertThat(step.sameBits(adapterStep(twins.cuda, model, DType.BF16, true, batch, p, CHECKPOINTING)))
                     .as("with checkpointing").isTrue();
         }
     }

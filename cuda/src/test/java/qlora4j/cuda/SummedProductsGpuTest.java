@@ -144,6 +144,28 @@ class SummedProductsGpuTest {
         }
     }
 
+    /** A residual comes by the copy engine to where others were read from a moment before: nothing may depend on when. */
+    @ParameterizedTest
+    @CsvSource({"130,1032,832", "600,2056,1088"})
+    void repeatsHoweverCopiesArrive(int m, int n, int k) {
+        for (Layout layout : List.of(Layout.NT, Layout.NN)) {
+            Matrix a = Matrix.of(Gpu.device(cuda, Gpu.normal(random, DType.BF16, m, k)));
+            Matrix b = Matrix.of(Gpu.device(cuda, layout == Layout.NT ? Gpu.normal(random, DType.BF16, n, k)
+                    : Gpu.normal(random, DType.BF16, k, n)));
+            Matrix residual = Matrix.of(Gpu.device(cuda, Gpu.normal(random, DType.BF16, m, n)));
+            Tensor c = Gpu.poisoned(cuda, DType.BF16, m, n);
+            List<Output> output = List.of(new Output(Matrix.of(c), residual, null, List.of(new Term(a, b))));
+            try (CudaStream s = (CudaStream) cuda.openStream()) {
+                summed.multiply(s, layout, output);
+                float[] first = Gpu.host(cuda, c).toFloats();
+                for (int i = 0; i < 60; i++) {
+                    (i % 2 == 0 ? oneByOne : summed).multiply(s, layout, output);
+                    assertThat(Gpu.host(cuda, c).toFloats()).isEqualTo(first);
+                }
+            }
+        }
+    }
+
     /** What the copy engine cannot address, and what would leave most multiprocessors idle, goes elsewhere. */
     @Test
     void refusesWhatItCannotDo() {
