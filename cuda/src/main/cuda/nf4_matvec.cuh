@@ -1,5 +1,5 @@
-// What the products of a few rows with 4-bit matrices share (nf4_matvec.cu, nf4_matvec_wide.cu): how work is divided, and how
-// a tile's parts become results.
+// What the products of a few rows with 4-bit matrices share (nf4_matvec.cu, nf4_matvec_wide.cu, nf4_matvec_two.cu): how work
+// is divided, and how a tile's parts become results.
 //
 // A tile is 16 rows of W (the tensor cores' first operand); the rows of x are the 8 columns of the second. A block has
 // `tiles_a_block` tiles that follow each other, and is alone on a multiprocessor. Its warps share the tiles' units of 256

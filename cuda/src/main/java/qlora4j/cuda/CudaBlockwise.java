@@ -198,8 +198,13 @@ final class CudaBlockwise implements BlockwiseKernels {
     }
 
     /** Products of few rows with up to {@link CudaMatvec#MOST} matrices that go {@link CudaMatvec#together}. */
-    void multiplyFew(CudaStream s, Tensor x, CudaMatvec.Product... all) {
-        matvec.multiply(s, x, map(DynamicMap.SIGNED), codebook(all[0].w().config().type()), all);
+    void multiplyFew(CudaStream s, Tensor x, CudaMatvec.Beside beside, CudaMatvec.Product... all) {
+        matvec.multiply(s, x, map(DynamicMap.SIGNED), codebook(all[0].w().config().type()), beside, all);
+    }
+
+    /** Whether {@link #multiplyFew} can do {@code beside} with {@code m} rows. */
+    boolean takesBeside(int m, CudaMatvec.Beside beside, CudaMatvec.Product... all) {
+        return matvec.takes(m, beside, all);
     }
 
     /** {@code y = x·Wᵀ + residual + bias} where {@link #fuses}; elsewhere {@code y = x·Wᵀ}, or added to y. */
@@ -222,7 +227,8 @@ final class CudaBlockwise implements BlockwiseKernels {
             return;
         }
         if (x.dtype() == DType.BF16) {
-            multiplyFew(s, x, new CudaMatvec.Product(w, y, residual, bias, null, null));
+            multiplyFew(s, x, CudaMatvec.Beside.NOTHING,
+                    new CudaMatvec.Product(w, y, residual, bias, null, null));
             return;
         }
         Kernel.Args args = weight(Kernel.args().ptr(x).i32(m), w).i32(out).i32(in).ptr(residual).ptr(bias).ptr(y);

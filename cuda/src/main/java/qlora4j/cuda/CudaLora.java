@@ -97,8 +97,8 @@ final class CudaLora implements LoraKernels {
             return;
         }
         boolean few = x.rows() <= CudaMatmul.FEW_ROWS;
-        if (few && dropped == null && together(s, new Linear.Call[]{call}, x, new Tensor[]{residual}, new Tensor[]{y},
-                new Tensor[]{u})) {
+        if (few && dropped == null && together(s, new Linear.Call[]{call}, null, x, new Tensor[]{residual},
+                new Tensor[]{y}, new Tensor[]{u})) {
             return;
         }
         if (NarrowLora.takes(new Linear.Call[]{call}, x, new Tensor[]{u})) {
@@ -181,11 +181,14 @@ final class CudaLora implements LoraKernels {
     }
 
     /**
-     * Few rows, one adapter or none, and weights in 4 bits: one launch for all of u, and one for all of y.
+     * Few rows, one adapter or none, and weights in 4 bits: one launch for all of y, and one for all of u where the other
+     * cannot do that, too.
      *
+     * @param around what is to be done with them, or null
      * @return false where something of it is otherwise; nothing was enqueued then
      */
-    private boolean together(CudaStream s, Linear.Call[] calls, Tensor x, Tensor[] residual, Tensor[] y, Tensor[] u) {
+    private boolean together(CudaStream s, Linear.Call[] calls, Around around, Tensor x, Tensor[] residual, Tensor[] y,
+            Tensor[] u) {
         CudaMatvec.Product[] all = new CudaMatvec.Product[calls.length];
         LoraPair[] pairs = new LoraPair[calls.length];
         for (int i = 0; i < calls.length; i++) {
@@ -203,11 +206,35 @@ final class CudaLora implements LoraKernels {
             }
             all[i] = new CudaMatvec.Product(q.w(), y[i], residual[i], c.bias(), pairs[i], u[i]);
         }
-        if (Arrays.stream(pairs).anyMatch(Objects::nonNull)) {
+        boolean adapted = Arrays.stream(pairs).anyMatch(Objects::nonNull);
+        if (around != null) {
+            // The norm makes what A is multiplied with: both are done here, or neither.
+            CudaMatvec.Beside both = new CudaMatvec.Beside(around.weight(), around.eps(), around.gated(), adapted);
+            if (around.weight().dtype() != DType.BF16 || !CudaMatmul.aligned(around.weight())
+                    || !CudaMatmul.aligned(around.h()) || !blockwise.takesBeside(x.rows(), both, all)) {
+                return false;
+            }
+            blockwise.multiplyFew(s, around.h(), both, all);
+            return true;
+        }
+        CudaMatvec.Beside inner = new CudaMatvec.Beside(null, 0, null, true);
+        if (adapted && blockwise.takesBeside(x.rows(), inner, all)) {
+            blockwise.multiplyFew(s, x, inner, all);
+            return true;
+        }
+        if (adapted) {
             fewDown(s, x, null, 0, pairs, u);
         }
-        blockwise.multiplyFew(s, x, all);
+        blockwise.multiplyFew(s, x, CudaMatvec.Beside.NOTHING, all);
         return true;
+    }
+
+    @Override
+    public void forward(Stream stream, Linear.Call[] calls, Around around, Tensor x, Tensor[] y, Tensor[] u) {
+        if (x.rows() == 0
+                || !together((CudaStream) stream, calls, around, x, new Tensor[calls.length], y, u)) {
+            LoraKernels.super.forward(stream, calls, around, x, y, u);
+        }
     }
 
     @Override
@@ -215,7 +242,7 @@ final class CudaLora implements LoraKernels {
         CudaStream s = (CudaStream) stream;
         if (NarrowLora.takes(calls, x, u)) {
             narrow.forward(s, calls, x, x, new Tensor[calls.length], y, u);
-        } else if (!together(s, calls, x, new Tensor[calls.length], y, u)) {
+        } else if (!together(s, calls, null, x, new Tensor[calls.length], y, u)) {
             LoraKernels.super.forward(stream, calls, x, y, u);
         }
     }

@@ -11,6 +11,8 @@ import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import qlora4j.blockwise.QuantConfig;
+import qlora4j.blockwise.QuantType;
 import qlora4j.model.DecoderFaults;
 import qlora4j.optim.OptimKernels;
 import qlora4j.optim.OptimScalars;
@@ -58,16 +60,31 @@ class CudaConstantsTest {
         assertThat(CudaDecoder.threads(bytes, most)).isEqualTo(expected);
     }
 
+    /** Tiles of gate and up stay together. */
+    @ParameterizedTest
+    @CsvSource({"1792,1,14", "1788,2,14", "2,1,2", "1788,1,14"})
+    void gatedTilesGoInPairs(int tiles, int m, int perBlock) {
+        CudaMatvec.Division d = CudaMatvec.divide(tiles, m, 4096,
+                new QuantConfig(QuantType.NF4, 64, true), 2048, true, 132, 227 << 10);
+        assertThat(d.tilesPerBlock()).isEqualTo(perBlock);
+        assertThat(d.bytes()).isLessThan(227 << 10);
+    }
+
     /** A block for each of 132 multiprocessors; x beside the table and the sums where it fits, else read by each warp. */
     @ParameterizedTest
-    @CsvSource({"896,1,4096,64,7,true,true", "256,1,14336,64,2,true,true", "256,8,4096,64,2,true,true",
-            "256,8,14336,64,2,false,false", "1,1,256,4096,1,true,true", "896,1,4096,32,7,true,false",
-            "896,1,4128,64,7,true,false", "100000,8,4096,64,280,false,false"})
-    void matvecIsDivided(int tiles, int m, int in, int blocksize, int perBlock, boolean copies, boolean wide) {
-        CudaMatvec.Division d = CudaMatvec.divide(tiles, m, in, blocksize, 132, 227 << 10);
+    @CsvSource({"896,1,4096,64,7,true,true,true", "256,1,14336,64,2,true,true,true",
+            "256,8,4096,64,2,true,true,false", "256,8,14336,64,2,false,false,false", "1,1,256,4096,1,true,true,false",
+            "1,1,256,64,1,true,true,true",
+            "896,1,4096,32,7,true,false,false", "896,2,4128,64,7,true,false,false", "896,3,4096,64,7,true,true,false",
+            "100000,8,4096,64,280,false,false,false", "256,2,65536,64,2,false,false,false"})
+    void matvecIsDivided(int tiles, int m, int in, int blocksize, int perBlock, boolean copies, boolean wide,
+            boolean two) {
+        CudaMatvec.Division d = CudaMatvec.divide(tiles, m, in,
+                new QuantConfig(QuantType.NF4, blocksize, true), 0, false, 132, 227 << 10);
         assertThat(d.tilesPerBlock()).isEqualTo(perBlock);
         assertThat(d.copiesX()).isEqualTo(copies);
         assertThat(d.wide()).isEqualTo(wide);
+        assertThat(d.two()).isEqualTo(two);
         assertThat(d.bytes()).isLessThan(227 << 10);
     }
 }

@@ -2,6 +2,7 @@ package qlora4j.lora;
 
 import java.util.Arrays;
 import java.util.List;
+import qlora4j.lora.LoraKernels.Around;
 import qlora4j.tensor.Aliasing;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
@@ -269,14 +270,35 @@ public final class Linear {
      * @param y of each layer, [N, out], overwritten
      */
     public static Inner forward(Stream s, Adapters adapters, List<Linear> layers, Tensor x, Tensor... y) {
+        return forward(s, adapters, layers, null, x, y);
+    }
+
+    /**
+     * The same with what stands around the layers; null: nothing.
+     *
+     * @param around what a backend may do in passing, where it leaves x and, with SwiGLU, y open: for generation only
+     */
+    public static Inner forward(Stream s, Adapters adapters, List<Linear> layers, Around around, Tensor x,
+            Tensor... y) {
         Inner u = inner(s, adapters, layers, x);
         if (apart(adapters, layers)) {
+            if (around != null) {
+                around.norm().run();
+            }
             for (int i = 0; i < y.length; i++) {
                 layers.get(i).forward(s, adapters, x, null, y[i], u.of[i]);
             }
+            if (around != null && around.gated() != null) {
+                around.gating().forward(s, y[0], y[1], around.gated());
+            }
             return u;
         }
-        s.kernels(LoraKernels.class).forward(s, calls(adapters, layers, x, y), x, y, u.of);
+        Call[] calls = calls(adapters, layers, x, y);
+        if (around == null) {
+            s.kernels(LoraKernels.class).forward(s, calls, x, y, u.of);
+        } else {
+            s.kernels(LoraKernels.class).forward(s, calls, around, x, y, u.of);
+        }
         return u;
     }
 

@@ -50,6 +50,29 @@ public interface LoraKernels {
     }
 
     /**
+     * What stands around layers of one input at generation, for a kernel to do in passing: the RMSNorm that makes their
+     * input, and SwiGLU, which takes the outputs of two. Whoever does it in passing leaves x and, with SwiGLU, y open.
+     *
+     * @param h [N, in], of which {@code norm} makes x
+     * @param weight [in] of the norm
+     * @param norm {@code x = rmsnorm(h)} as an operation of its own
+     * @param gated [N, out], {@code silu(y0)·y1}; null: the outputs themselves are wanted
+     * @param gating that as an operation of its own
+     */
+    record Around(Tensor h, Tensor weight, double eps, Runnable norm, Tensor gated, Gating gating) {
+    }
+
+    /** {@link #forward} of several layers with what stands around them. */
+    default void forward(Stream s, Linear.Call[] calls, Around around, Tensor x, Tensor[] y, Tensor[] u) {
+        around.norm.run();
+        if (around.gated == null) {
+            forward(s, calls, x, y, u);
+        } else {
+            forwardGated(s, calls, x, y, u, false, around.gated, around.gating);
+        }
+    }
+
+    /**
      * @param dy [N, out]
      * @param x [N, in] as in the forward
      * @param u [N, r] as the forward left it

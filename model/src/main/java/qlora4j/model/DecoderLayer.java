@@ -4,6 +4,7 @@ import java.util.List;
 import qlora4j.lora.GatedLinear;
 import qlora4j.lora.Linear;
 import qlora4j.lora.Linear.Adapters;
+import qlora4j.lora.LoraKernels;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
@@ -139,11 +140,17 @@ final class DecoderLayer {
         a.h = h;
         a.n1 = s.take(type, n, config.hidden());
         a.rstd1 = s.take(wide, n);
-        DecoderOps.rmsNorm(s, h, inputNorm.weight(adapters), config.rmsNormEps(), a.n1, a.rstd1);
         a.q = s.take(type, n, q.outFeatures());
         a.k = s.take(type, n, k.outFeatures());
         a.v = s.take(type, n, v.outFeatures());
-        a.ofN1 = Linear.forward(s, adapters, ofN1, a.n1, a.q, a.k, a.v);
+        Runnable norm1 = norm(s, h, inputNorm.weight(adapters), a.n1, a.rstd1);
+        if (cache != null && !kept) {
+            a.ofN1 = Linear.forward(s, adapters, ofN1, around(h, inputNorm.weight(adapters), norm1, null), a.n1,
+                    a.q, a.k, a.v);
+        } else {
+            norm1.run();
+            a.ofN1 = Linear.forward(s, adapters, ofN1, a.n1, a.q, a.k, a.v);
+        }
         if (qNorm != null) {
             a.rawQ = a.q;
             a.rawK = a.k;
@@ -177,11 +184,17 @@ final class DecoderLayer {
         s.release(from == h ? null : from);
         a.n2 = s.take(type, n, config.hidden());
         a.rstd2 = s.take(wide, n);
-        DecoderOps.rmsNorm(s, a.h2, postNorm.weight(adapters), config.rmsNormEps(), a.n2, a.rstd2);
         a.gate = s.take(type, n, config.intermediate());
         a.up = s.take(type, n, config.intermediate());
         a.middle = s.take(type, n, config.intermediate());
-        a.ofN2 = GatedLinear.forward(s, adapters, ofN2, a.n2, a.gate, a.up, kept, a.middle, DecoderOps.SWIGLU);
+        Runnable norm2 = norm(s, a.h2, postNorm.weight(adapters), a.n2, a.rstd2);
+        if (cache != null && !kept) {
+            a.ofN2 = Linear.forward(s, adapters, ofN2,
+                    around(a.h2, postNorm.weight(adapters), norm2, a.middle), a.n2, a.gate, a.up);
+        } else {
+            norm2.run();
+            a.ofN2 = GatedLinear.forward(s, adapters, ofN2, a.n2, a.gate, a.up, kept, a.middle, DecoderOps.SWIGLU);
+        }
         a.udown = down.forward(s, adapters, a.middle, a.h2, out);
         if (forgetsMiddle && out != null) {
             s.release(a.middle);
@@ -195,6 +208,15 @@ final class DecoderLayer {
         DecoderOps.gatherRows(s, x, rows, out);
         s.release(release ? x : null);
         return out;
+    }
+
+    private Runnable norm(Stream s, Tensor x, Tensor weight, Tensor y, Tensor rstd) {
+        return () -> DecoderOps.rmsNorm(s, x, weight, config.rmsNormEps(), y, rstd);
+    }
+
+    /** At generation nobody needs what lies between: a backend may do these steps with the products. */
+    private LoraKernels.Around around(Tensor h, Tensor weight, Runnable norm, Tensor gated) {
+        return new LoraKernels.Around(h, weight, config.rmsNormEps(), norm, gated, DecoderOps.SWIGLU);
     }
 
     /**
