@@ -8,12 +8,6 @@
 template <typename T>
 constexpr int LANES = 16 / (int) sizeof(T);
 
-// The value of T nearest to x.
-template <typename T>
-__device__ inline float rounded(float x) {
-    return to_f32(from_f32<T>(x));
-}
-
 // Whether all addresses are multiples of 16.
 template <typename... P>
 __device__ inline bool aligned(const P*... p) {

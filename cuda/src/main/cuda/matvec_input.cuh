@@ -21,10 +21,6 @@ struct InputShared {
     unsigned int largest[MOST_ROWS][WARPS];
 };
 
-__device__ __forceinline__ float round_bf16(float x) {
-    return to_f32(from_f32<bf16>(x));
-}
-
 // Eight elements of x and of the norm's weight, as they are in memory.
 struct Input {
     const uint4 *x, *norm;
@@ -117,8 +113,8 @@ struct Input {
 #pragma unroll
                 for (int k = 0; k < 4; k++) {
                     if (norm != nullptr) {
-                        ps[k] = pack_bf16(round_bf16(low_half(ps[k]) * rstd) * low_half(ws[k]),
-                                round_bf16(high_half(ps[k]) * rstd) * high_half(ws[k]));
+                        ps[k] = pack_bf16(rounded<bf16>(low_half(ps[k]) * rstd) * low_half(ws[k]),
+                                rounded<bf16>(high_half(ps[k]) * rstd) * high_half(ws[k]));
                     }
                     ps[k] = to_f16(ps[k], f);
                 }

@@ -1,6 +1,7 @@
 // How the parts of nf4_matvec_two.cu become results, with what is added to them: bias, residual and adapters.
 #pragma once
 #include "nf4_matvec.cuh"
+#include "sigmoid.cuh"
 
 // Threads that share the inner product of an adapter, and inner products that a thread has under way.
 #define LANES 16
@@ -121,14 +122,10 @@ __device__ __forceinline__ void add_adapters(const Matrices &all, int tiles, int
     }
 }
 
-__device__ __forceinline__ float silu(float x) {
-    return x * (1.0f / (1.0f + expf(-x)));
-}
-
-// y = factor[token] * the sum of parts + added, of all of the block's tiles; `share` units a warp, `a_tile`
-// units a tile. A
-// barrier must be in front.
-__device__ __forceinline__ void write_gated(const Matrices &all, float *parts, const float *added, int tiles, int m, int a_tile, int share, const float *factor) {
+// y = factor[token] * the sum of parts + added, of all of the block's tiles; `share` units a warp, `a_tile` units a tile.
+// A barrier must be in front.
+__device__ __forceinline__ void write_gated(const Matrices &all, float *parts, const float *added, int tiles, int m,
+        int a_tile, int share, const float *factor) {
     auto result = [&](int local, int token, int r) {
         int from = local * a_tile / share, to = ((local + 1) * a_tile - 1) / share;
         float sum = 0;
@@ -149,7 +146,8 @@ __device__ __forceinline__ void write_gated(const Matrices &all, float *parts, c
             if (all.gated) {
                 // As swiglu.cu rounds.
                 float up = to_f32(result(o.local * 2 + 1, o.token, o.r));
-                v = from_f32<bf16>(to_f32(from_f32<bf16>(silu(to_f32(v)))) * up);
+                float gate = to_f32(v);
+                v = from_f32<bf16>(rounded<bf16>(gate * sigmoid(gate)) * up);
             }
             tile.w.y[(long)o.token * tile.w.out + row] = v;
         }

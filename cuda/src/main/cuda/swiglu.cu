@@ -6,10 +6,7 @@
 // dGate and dUp may be gate and up: a thread reads its elements before it writes them.
 #include "grid.cuh"
 #include "elements.cuh"
-
-__device__ inline float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
+#include "sigmoid.cuh"
 
 template <typename T>
 __device__ void forward(const T* gate, const T* up, T* out, i64 n) {

@@ -26,6 +26,9 @@ template <> __device__ __forceinline__ f32 from_f32<f32>(float x) { return x; }
 template <> __device__ __forceinline__ bf16 from_f32<bf16>(float x) { return __float2bfloat16_rn(x); }
 template <> __device__ __forceinline__ f16 from_f32<f16>(float x) { return __float2half_rn(x); }
 
+// The value of T nearest to x.
+template <typename T> __device__ __forceinline__ float rounded(float x) { return to_f32(from_f32<T>(x)); }
+
 // Two floats rounded to bfloat16, the first in the lower half.
 __device__ __forceinline__ u32 pack_bf16(float lower, float upper) {
     u32 pair;
