@@ -63,7 +63,10 @@ final class CheckpointWeights implements DecoderWeights {
                 s.synchronize();
             }
         } else {
-            backend.upload(converted(checked(name, shape), held), device);
+            Tensor source = checked(name, shape);
+            // A host converts as it copies.
+            backend.upload(onHost() ? source : converted(source, held), device);
+            view.unload(name);
         }
         return device;
     }
@@ -76,7 +79,9 @@ final class CheckpointWeights implements DecoderWeights {
                 throw new IOException(view.info(name).file() + ": " + name + " is " + w + ", config.json asks for "
                         + Arrays.toString(shape));
             }
-            return w.copyTo(backend);
+            QuantizedTensor device = w.copyTo(backend);
+            view.unload(name);
+            return device;
         } catch (IOException e) {
             throw new UncheckedIOException(e);
         }
@@ -90,23 +95,27 @@ final class CheckpointWeights implements DecoderWeights {
         if (quantize == null) {
             return new LinearWeight.Dense(dense(name, out, in));
         }
-        // As from_pretrained(dtype=bfloat16) does: cast to the compute type, then quantize.
         Tensor source = checked(name, out, in);
-        if (type == DType.BF16 || type == DType.F16) {
-            source = converted(source, type);
-        }
+        // As from_pretrained(dtype=bfloat16) does: cast to the compute type, then quantize.
+        DType held = type == DType.BF16 || type == DType.F16 ? type : source.dtype();
         try (Stream s = backend.openStream()) {
-            if (backend.device().isHost()) {
+            if (onHost() && held == source.dtype()) {
                 return new LinearWeight.Quantized(Blockwise.quantize(s, source, quantize));
             }
-            try (Allocation staging = backend.allocate(source.bytes(), MemoryUse.WORKSPACE)) {
-                Tensor device = staging.tensor(0, source.dtype(), source.shape());
-                backend.upload(source, device);
+            try (Allocation staging = backend.allocate(held.bytes(source.size()), MemoryUse.WORKSPACE)) {
+                Tensor device = staging.tensor(0, held, source.shape());
+                backend.upload(onHost() ? source : converted(source, held), device);
                 LinearWeight.Quantized w = new LinearWeight.Quantized(Blockwise.quantize(s, device, quantize));
                 s.synchronize();
                 return w;
             }
+        } finally {
+            view.unload(name);
         }
+    }
+
+    private boolean onHost() {
+        return backend.device().isHost();
     }
 
     private Tensor checked(String name, long... shape) {

@@ -35,18 +35,17 @@ final class DecoderLayer {
     final Linear up;
     final Linear down;
     private final DecoderConfig config;
-    /** Whether m is computed again in the backward: it is cheap, and as large as gate or up. */
-    private final boolean forgetsMiddle;
+    /** Whether n1, n2 and m are computed again in the backward: they are cheap, and a third of what would be kept. */
+    private final boolean forgets;
     /** The layers that take n1, and those that take n2. */
     private final List<Linear> ofN1;
     private final List<Linear> ofN2;
 
-    DecoderLayer(DecoderConfig config, int index, boolean forgetsMiddle, SlottedWeight inputNorm,
-            SlottedWeight postNorm,
+    DecoderLayer(DecoderConfig config, int index, boolean forgets, SlottedWeight inputNorm, SlottedWeight postNorm,
             SlottedWeight qNorm, SlottedWeight kNorm, List<Linear> linears) {
         this.config = config;
         this.index = index;
-        this.forgetsMiddle = forgetsMiddle;
+        this.forgets = forgets;
         this.inputNorm = inputNorm;
         this.postNorm = postNorm;
         this.qNorm = qNorm;
@@ -66,7 +65,11 @@ final class DecoderLayer {
         return List.of(q, k, v, o, gate, up, down);
     }
 
-    /** What the forward leaves for the backward; {@code u…} and {@code of…} are the adapters' inner activations. */
+    /**
+     * What the forward leaves for the backward; {@code u…} and {@code of…} are the adapters' inner activations. n1, n2
+     * and m are null where they are forgotten until the backward; where that follows at once, without output, they are
+     * kept.
+     */
     static final class Saved {
         Tensor h;
         Tensor n1;
@@ -87,7 +90,6 @@ final class DecoderLayer {
         Tensor rstd2;
         Tensor gate;
         Tensor up;
-        /** Null where it is forgotten until the backward; where that follows at once, without output, it is kept. */
         Tensor middle;
         Linear.Inner ofN1;
         Tensor uo;
@@ -196,8 +198,10 @@ final class DecoderLayer {
             a.ofN2 = GatedLinear.forward(s, adapters, ofN2, a.n2, a.gate, a.up, kept, a.middle, DecoderOps.SWIGLU);
         }
         a.udown = down.forward(s, adapters, a.middle, a.h2, out);
-        if (forgetsMiddle && out != null) {
-            s.release(a.middle);
+        if (forgets && out != null) {
+            s.release(a.n1, a.n2, a.middle);
+            a.n1 = null;
+            a.n2 = null;
             a.middle = null;
         }
         return a;
@@ -237,6 +241,10 @@ final class DecoderLayer {
         Tensor dGate = a.gate;
         Tensor dUp = a.up;
         Tensor dn = s.take(type, n, config.hidden());
+        if (a.n2 == null) {
+            a.n2 = s.take(type, n, config.hidden());
+            norm(s, a.h2, postNorm.weight(adapters), a.n2, a.rstd2).run();
+        }
         Linear.backward(s, adapters, ofN2, new Tensor[]{dGate, dUp}, a.n2, a.ofN2, dn);
         DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight(adapters), a.rstd2, dh, dh, postNorm.grad(adapters));
         a.releaseSecondHalf(s);
@@ -252,6 +260,10 @@ final class DecoderLayer {
         if (qNorm != null) {
             dq = headNormBackward(s, qNorm, adapters, dq, a.rawQ, a.rstdQ);
             dk = headNormBackward(s, kNorm, adapters, dk, a.rawK, a.rstdK);
+        }
+        if (a.n1 == null) {
+            a.n1 = s.take(type, n, config.hidden());
+            norm(s, a.h, inputNorm.weight(adapters), a.n1, a.rstd1).run();
         }
         Linear.backward(s, adapters, ofN1, new Tensor[]{dq, dk, dv}, a.n1, a.ofN1, dn);
         s.release(dq, dk, dv);

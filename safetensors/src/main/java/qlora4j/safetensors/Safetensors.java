@@ -118,6 +118,11 @@ public final class Safetensors implements SafetensorsView {
     }
 
     @Override
+    public void unload(String name) {
+        segment(name).unload();
+    }
+
+    @Override
     public ArrowBuf arrowBuffer(String name, BufferAllocator allocator) {
         return ArrowView.buffer(mapping, info(name), allocator);
     }

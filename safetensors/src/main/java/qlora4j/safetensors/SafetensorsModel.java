@@ -160,6 +160,11 @@ public final class SafetensorsModel implements SafetensorsView {
     }
 
     @Override
+    public void unload(String name) {
+        holder(name).unload(name);
+    }
+
+    @Override
     public ArrowBuf arrowBuffer(String name, BufferAllocator allocator) {
         return holder(name).arrowBuffer(name, allocator);
     }

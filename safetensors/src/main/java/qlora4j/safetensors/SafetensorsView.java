@@ -40,6 +40,12 @@ public interface SafetensorsView extends AutoCloseable {
     Tensor tensor(String name);
 
     /**
+     * Lets the system take back the memory of a tensor's pages, which count as the process's once they were read. The
+     * tensor stays usable: what is used again is read again.
+     */
+    void unload(String name);
+
+    /**
      * A tensor's bytes as an Arrow buffer over the mapping: the caller closes it. Its memory is read-only, which Arrow
      * cannot express: a write through it ends the JVM. It may be longer than 2 GiB.
      */

@@ -64,6 +64,24 @@ class SafetensorsModelTest {
         assertThat(e.getMessage()).contains(directory.toString()).contains(says);
     }
 
+    /** An empty tensor, and one that begins in the middle of a page. */
+    @Test
+    void whatWasUnloadedIsReadAgain() throws IOException {
+        new SafetensorsWriter().add("a", Tensor.of(new float[]{1, 2, 3}, 3)).add("empty", Tensor.of(new float[0], 0))
+                .add("large", Tensor.of(new float[5000], 5000).fill(7)).write(directory.resolve("model.safetensors"));
+        SafetensorsModel m = SafetensorsModel.open(directory);
+        try (m) {
+            Tensor large = m.tensor("large");
+            for (int round = 0; round < 2; round++) {
+                assertThat(large.toFloats()).containsOnly(7);
+                assertThat(m.tensor("a").toFloats()).containsExactly(1, 2, 3);
+                m.names().forEach(m::unload);
+            }
+            assertThatThrownBy(() -> m.unload("b")).isInstanceOf(IllegalArgumentException.class);
+        }
+        assertThatThrownBy(() -> m.unload("a")).isInstanceOf(IllegalStateException.class);
+    }
+
     @Test
     void oneFile() throws IOException {
         write(directory.resolve("model.safetensors"), "a", "bb");
