@@ -14,6 +14,9 @@ import qlora4j.model.SamplingConfig;
 
 /** Generation of one sequence: a prompt (prefill), then greedy tokens one by one, by the base and by an adapter. */
 final class DecodeBench {
+    /** Texts that are written before the one that counts: the JVM's compiler is at work in the first two. */
+    private static final int WARM_TEXTS = 2;
+
     private final Decoder decoder;
     private final BenchSettings config;
     private final Ceilings ceilings;
@@ -55,7 +58,9 @@ final class DecodeBench {
         DecoderConfig c = decoder.config();
         int[] prompt = RandomBatch.tokens(c.vocab(), config.prompt(), 0);
         try (Generator generator = new Generator(decoder, config.prompt() + config.newTokens())) {
-            tokens(generator, prompt, adapters, 0.5 * config.seconds(), new ArrayList<>());
+            for (int text = 0; text < WARM_TEXTS; text++) {
+                tokens(generator, prompt, adapters, 2 * config.seconds(), new ArrayList<>());
+            }
             List<Long> heap = new ArrayList<>();
             List<Double> seconds = tokens(generator, prompt, adapters, 4 * config.seconds(), heap);
             Timing t = Timing.of(seconds);
