@@ -4,12 +4,10 @@ import java.lang.foreign.MemorySegment;
 
 /** The constants of a quantized tensor in host memory, after both levels where they are nested. */
 final class Scales {
-    private static final float[] SIGNED = DynamicMap.SIGNED.table();
-
-    private final boolean nested;
-    private final MemorySegment absmax;
-    private final MemorySegment absmax2;
-    private final float offset;
+    final boolean nested;
+    final MemorySegment absmax;
+    final MemorySegment absmax2;
+    final float offset;
 
     Scales(QuantizedTensor w) {
         nested = w.config().nested();
@@ -25,30 +23,6 @@ final class Scales {
         }
         float value = DynamicMap.SIGNED.value(absmax.get(Elements.BYTE, j) & 0xff);
         return value * absmax2.get(Elements.FLOAT, 4 * (j / QuantConfig.NESTED_BLOCKSIZE)) + offset;
-    }
-
-    /**
-     * The constants of {@code n} blocks from {@code first} on, to {@code out[at ...]}.
-     *
-     * @param codes scratch of at least n bytes
-     */
-    void get(long first, int n, float[] out, int at, byte[] codes) {
-        if (!nested) {
-            MemorySegment.copy(absmax, Elements.FLOAT, 4 * first, out, at, n);
-            return;
-        }
-        MemorySegment.copy(absmax, Elements.BYTE, first, codes, 0, n);
-        float[] values = SIGNED;
-        float add = offset;
-        int done = 0;
-        while (done < n) {
-            long group = (first + done) / QuantConfig.NESTED_BLOCKSIZE;
-            float second = absmax2.get(Elements.FLOAT, 4 * group);
-            int end = (int) Math.min(n, (group + 1) * QuantConfig.NESTED_BLOCKSIZE - first);
-            for (; done < end; done++) {
-                out[at + done] = values[codes[done] & 0xff] * second + add;
-            }
-        }
     }
 
     /** The constants of {@code n} blocks from {@code first} on, to {@code out[at + i * stride]}. */

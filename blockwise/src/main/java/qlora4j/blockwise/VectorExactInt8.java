@@ -112,7 +112,7 @@ final class VectorExactInt8 implements ExactInt8Kernels {
 
     /** The sums of a task's rows from {@code from} on go to y. */
     private static void store(Scratch own, int from, int count, Tensor y, long at) {
-        addLanes(own.lanes, from, count, own.sums);
+        Lanes.sums(own.lanes, from * L, count, own.sums, from);
         Floats.store(own.sums, from, count, y, at);
     }
 
@@ -193,12 +193,5 @@ final class VectorExactInt8 implements ExactInt8Kernels {
     private static FloatVector scale(IntVector spread, float[] scales, int block) {
         return spread.selectFrom(FloatVector.fromArray(Lanes.F, scales, block).reinterpretAsInts())
                 .reinterpretAsFloats();
-    }
-
-    /** {@code sums[from + j] = Σ lanes[(from + j)·L ...]} for {@code n} sums. */
-    private static void addLanes(float[] lanes, int from, int n, float[] sums) {
-        for (int j = from; j < from + n; j++) {
-            sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
-        }
     }
 }

@@ -1,12 +1,6 @@
 package qlora4j.blockwise;
 
-import java.lang.foreign.MemorySegment;
-import java.nio.ByteOrder;
 import java.util.Arrays;
-import jdk.incubator.vector.FloatVector;
-import jdk.incubator.vector.IntVector;
-import jdk.incubator.vector.VectorMask;
-import jdk.incubator.vector.VectorOperators;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Floats;
 import qlora4j.tensor.Lanes;
@@ -26,18 +20,15 @@ final class VectorFewRows {
     /** Up to this many rows of x this is faster than panels; at four lanes looking up a code costs more. */
     static final int MAX = L == 4 ? 2 : 4;
 
-    private static final int WORD = 8;
+    private static final int WORD = VectorWordDots.WORD;
     /**
      * Rows of W that share a pass over x: one of each quarter of the matrix, so that each quarter is read on and on, also
      * from one task of a thread to the next. The longer these streams, the more of them the processor fetches ahead.
      */
-    private static final int SHARED = 4;
+    private static final int SHARED = VectorWordDots.SHARED;
     private static final int MOST_ROWS_PER_TASK = 64;
     /** A matrix of few rows is still cut into this many tasks, so that no thread waits long for another. */
     private static final int LEAST_TASKS = 16;
-
-    /** The lanes of a unit's first row in its middle vector. */
-    private static final VectorMask<Float> FIRST_HALF = Lanes.F.indexInRange(0, L / 2);
 
     private final Team team;
     private final float[][] rows;
@@ -50,7 +41,7 @@ final class VectorFewRows {
     /** One thread's constants and sums of a task's rows of W. */
     private static final class Scratch {
         private float[] scales = new float[0];
-        private byte[] codes = new byte[0];
+        private final int[] codes = new int[L];
         private final float[] sums = new float[MAX * SUMS];
         /** The sums while they are still one for each lane. */
         private final float[] lanes = new float[MAX * SUMS * L];
@@ -135,9 +126,9 @@ final class VectorFewRows {
         grow(rows, in);
         for (int i = 0; i < x.rows(); i++) {
             Floats.load(x, (long) i * in, in, rows[0], 0);
-            order(rows[0], words, xs, i * whole);
+            VectorWordDots.order(rows[0], words, xs, i * whole);
             if (pairs) {
-                orderPair(rows[0], words, xs, i * whole + each);
+                VectorWordDots.orderPair(rows[0], words, xs, i * whole + each);
             }
         }
         Part[] parts = parts(products);
@@ -172,7 +163,6 @@ final class VectorFewRows {
         for (Scratch s : scratch) {
             if (s.scales.length < needed) {
                 s.scales = new float[needed];
-                s.codes = new byte[needed];
             }
         }
         return parts;
@@ -186,6 +176,7 @@ final class VectorFewRows {
             int over = SHARED - part.units() % SHARED;
             scales(part, part.units() - SHARED, SHARED, 0, own);
             dots(part, part.units() - SHARED, 1, 0, 1, xs, x, whole, rows, own);
+            addLanes(SHARED * part.unit, rows, own);
             store(part, part.units() - SHARED + over, SHARED - over, over, rows, own);
             return;
         }
@@ -196,6 +187,7 @@ final class VectorFewRows {
         for (int r = 0; r < count; r++) {
             dots(part, first + r, part.quarter(), r, count, xs, x, whole, rows, own);
         }
+        addLanes(SHARED * count * part.unit, rows, own);
         for (int q = 0; q < SHARED; q++) {
             store(part, q * part.quarter() + first, count, q * count, rows, own);
         }
@@ -204,16 +196,21 @@ final class VectorFewRows {
     /** The constants of units from {@code first} on become those of a task's units from {@code to} on. */
     private static void scales(Part part, int first, int count, int to, Scratch own) {
         int blocks = part.blocks();
-        part.scales.get((long) first * blocks, count * blocks, own.scales, to * blocks, own.codes);
+        VectorScales.get(part.scales, (long) first * blocks, count * blocks, own.scales, to * blocks, own.codes);
     }
 
-    /** Adds the lanes of a task's units from {@code from} on; the sums are those of units from {@code first} on. */
+    /** Of {@code n} rows of W and each row of x. */
+    private static void addLanes(int n, int rows, Scratch own) {
+        for (int i = 0; i < rows; i++) {
+            Lanes.sums(own.lanes, i * SUMS * L, n, own.sums, i * SUMS);
+        }
+    }
+
+    /** The sums of a task's units from {@code from} on are those of units from {@code first} on. */
     private static void store(Part part, int first, int count, int from, int rows, Scratch own) {
         int unit = part.unit;
         for (int i = 0; i < rows; i++) {
-            int at = i * SUMS + from * unit;
-            addLanes(own.lanes, at, count * unit, own.sums);
-            Floats.store(own.sums, at, count * unit, part.y,
+            Floats.store(own.sums, i * SUMS + from * unit, count * unit, part.y,
                     (long) i * part.w.outFeatures() + (long) first * unit);
         }
     }
@@ -244,38 +241,6 @@ final class VectorFewRows {
     }
 
     /**
-     * A row of x in the order in which {@link #dots} reads it: for each vector of words, of which the first is
-     * {@code t}, and each element j of a word's eight, {@code x[8 (t + lane) + j]}. The last vector begins L words before
-     * the end, and x is zero in its lanes that the vector before has counted.
-     */
-    private static void order(float[] row, int words, float[] ordered, int at) {
-        for (int t = 0, to = at; t < words; t += L, to += WORD * L) {
-            int first = Math.min(t, words - L);
-            for (int lane = 0; lane < L; lane++) {
-                word(row, first + lane, ordered, to + lane);
-            }
-            for (int j = 0; j < WORD; j++) {
-                Arrays.fill(ordered, to + j * L, to + j * L + t - first, 0);
-            }
-        }
-    }
-
-    /** The same for a unit of two rows: x twice, one after the other. */
-    private static void orderPair(float[] row, int words, float[] ordered, int at) {
-        for (int t = 0, to = at; t < 2 * words; t += L, to += WORD * L) {
-            for (int lane = 0; lane < L; lane++) {
-                word(row, t + lane < words ? t + lane : t + lane - words, ordered, to + lane);
-            }
-        }
-    }
-
-    private static void word(float[] row, int word, float[] ordered, int to) {
-        for (int j = 0; j < WORD; j++) {
-            ordered[to + j * L] = row[WORD * word + j];
-        }
-    }
-
-    /**
      * Multiplies {@link #SHARED} units of W, {@code apart} units from one to the next and from {@code first} on, with all
      * rows of x. They are the task's units {@code r}, {@code r + step} ...
      */
@@ -286,89 +251,9 @@ final class VectorFewRows {
         int blockShift = Integer.numberOfTrailingZeros(w.config().blocksize() / WORD);
         int blocks = words >>> blockShift;
         for (int i = 0; i < rows; i++) {
-            dots(part.codec, w.packed().data(), (long) first * words * Integer.BYTES,
+            VectorWordDots.dots(part.codec, w.packed().data(), (long) first * words * Integer.BYTES,
                     (long) apart * words * Integer.BYTES, words, part.unit, own.scales, r * blocks, step * blocks,
                     blockShift, xs, x + i * whole, own.lanes, (i * SUMS + r * part.unit) * L, step * part.unit * L);
         }
-    }
-
-    /**
-     * {@link #SHARED} units of words, {@code distance} bytes from one to the next, times one row of x. In the middle of a
-     * unit of two rows a vector has words of both: what its halves add up to goes to one row each. The loops are small, for the compiler to inline all of them; so
-     * the lanes are added elsewhere, and the nibbles of a word are a loop, which unrolled by hand measured 1.2 to 1.6
-     * times as slow.
-     */
-    private static void dots(VectorCodec codec, MemorySegment packed, long from, long distance, int words, int unit,
-            float[] scales, int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to,
-            int step) {
-        int middle = unit == 2 ? words / 2 - L / 2 : words;
-        IntVector spread = Lanes.iota().lanewise(VectorOperators.LSHR, blockShift);
-        IntVector t0 = codec.table(0), t1 = codec.table(1), t2 = codec.table(2), t3 = codec.table(3);
-        FloatVector s0 = FloatVector.zero(Lanes.F), s1 = s0, s2 = s0, s3 = s0;
-        int p = x;
-        for (int i = 0; i < words; i += L) {
-            int t = Math.min(i, words - L);
-            long at = from + (long) t * Integer.BYTES;
-            IntVector w0 = words(packed, at);
-            IntVector w1 = words(packed, at + distance);
-            IntVector w2 = words(packed, at + 2 * distance);
-            IntVector w3 = words(packed, at + 3 * distance);
-            FloatVector d0 = FloatVector.zero(Lanes.F), d1 = d0, d2 = d0, d3 = d0;
-            for (int q = 0; q < WORD; q++) {
-                // Nibble q of a little-endian word holds element q ^ 1 of its eight.
-                FloatVector v = FloatVector.fromArray(Lanes.F, xs, p + (q ^ 1) * L);
-                d0 = VectorCodec.values(w0, t0, t1, t2, t3).fma(v, d0);
-                d1 = VectorCodec.values(w1, t0, t1, t2, t3).fma(v, d1);
-                d2 = VectorCodec.values(w2, t0, t1, t2, t3).fma(v, d2);
-                d3 = VectorCodec.values(w3, t0, t1, t2, t3).fma(v, d3);
-                w0 = VectorCodec.next(w0);
-                w1 = VectorCodec.next(w1);
-                w2 = VectorCodec.next(w2);
-                w3 = VectorCodec.next(w3);
-            }
-            p += WORD * L;
-            // In each lane, the constant of its word's block. Not by a method: at 128 bits it would be one call more than
-            // the compiler inlines here.
-            int block = scaleAt + (t >>> blockShift);
-            IntVector c0 = FloatVector.fromArray(Lanes.F, scales, block).reinterpretAsInts();
-            IntVector c1 = FloatVector.fromArray(Lanes.F, scales, scaleRow + block).reinterpretAsInts();
-            IntVector c2 = FloatVector.fromArray(Lanes.F, scales, 2 * scaleRow + block).reinterpretAsInts();
-            IntVector c3 = FloatVector.fromArray(Lanes.F, scales, 3 * scaleRow + block).reinterpretAsInts();
-            d0 = d0.mul(spread.selectFrom(c0).reinterpretAsFloats());
-            d1 = d1.mul(spread.selectFrom(c1).reinterpretAsFloats());
-            d2 = d2.mul(spread.selectFrom(c2).reinterpretAsFloats());
-            d3 = d3.mul(spread.selectFrom(c3).reinterpretAsFloats());
-            if (i == middle) {
-                s0.add(d0, FIRST_HALF).intoArray(lanes, to);
-                s1.add(d1, FIRST_HALF).intoArray(lanes, to + step);
-                s2.add(d2, FIRST_HALF).intoArray(lanes, to + 2 * step);
-                s3.add(d3, FIRST_HALF).intoArray(lanes, to + 3 * step);
-                s0 = d0.blend(0, FIRST_HALF);
-                s1 = d1.blend(0, FIRST_HALF);
-                s2 = d2.blend(0, FIRST_HALF);
-                s3 = d3.blend(0, FIRST_HALF);
-                to += L;
-            } else {
-                s0 = s0.add(d0);
-                s1 = s1.add(d1);
-                s2 = s2.add(d2);
-                s3 = s3.add(d3);
-            }
-        }
-        s0.intoArray(lanes, to);
-        s1.intoArray(lanes, to + step);
-        s2.intoArray(lanes, to + 2 * step);
-        s3.intoArray(lanes, to + 3 * step);
-    }
-
-    /** {@code sums[from + j] = Σ lanes[(from + j)·L ...]} for {@code n} sums. */
-    private static void addLanes(float[] lanes, int from, int n, float[] sums) {
-        for (int j = from; j < from + n; j++) {
-            sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
-        }
-    }
-
-    private static IntVector words(MemorySegment packed, long at) {
-        return IntVector.fromMemorySegment(Lanes.I, packed, at, ByteOrder.LITTLE_ENDIAN);
     }
 }

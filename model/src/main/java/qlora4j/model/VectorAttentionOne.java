@@ -111,7 +111,7 @@ final class VectorAttentionOne {
         long stride = DType.F32.bytes(k.cols());
         products(k.data(), piece.row * stride, stride, piece.keys, queries, a.headDim(), group(a), a.heads(), lanes);
         for (int h = 0; h < a.heads(); h++) {
-            addLanes(lanes, h * KEYS, piece.keys, scores, to + h * KEYS);
+            Lanes.sums(lanes, h * KEYS * L, piece.keys, scores, to + h * KEYS);
         }
     }
 
@@ -171,12 +171,6 @@ final class VectorAttentionOne {
                 s2.intoArray(lanes, (to + j2) * L);
                 s3.intoArray(lanes, (to + j3) * L);
             }
-        }
-    }
-
-    private static void addLanes(float[] lanes, int from, int n, float[] sums, int to) {
-        for (int j = 0; j < n; j++) {
-            sums[to + j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, (from + j) * L));
         }
     }
 

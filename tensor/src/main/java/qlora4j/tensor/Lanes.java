@@ -29,6 +29,7 @@ public final class Lanes {
     private static final VectorShuffle<Float> BY_4;
     private static final VectorShuffle<Float> BY_2;
     private static final VectorShuffle<Float> BY_1;
+    private static final int[] MERGE;
 
     static {
         String asked = System.getProperty(Backends.VECTOR_BITS);
@@ -43,6 +44,7 @@ public final class Lanes {
         BY_4 = rotation(4);
         BY_2 = rotation(2);
         BY_1 = rotation(1);
+        MERGE = merge();
     }
 
     private Lanes() {
@@ -74,6 +76,60 @@ public final class Lanes {
         }
         v = v.add(v.rearrange(BY_2));
         return v.add(v.rearrange(BY_1)).lane(0);
+    }
+
+    /**
+     * Sums of all lanes, those of {@link #sum}, of {@code n} vectors: {@code sums[at + j] = Σ lanes[from + j·L …]}. Of L vectors
+     * at a time those of two become one again and again: the lower halves of both and the upper halves of both are added,
+     * then quarters.
+     *
+     * @param lanes overwritten
+     */
+    public static void sums(float[] lanes, int from, int n, float[] sums, int at) {
+        int whole = n / L * L;
+        for (int first = 0; first < whole; first += L) {
+            int vectors = from + first * L;
+            for (int half = L / 2; half > 0; half /= 2) {
+                for (int v = vectors; v < vectors + half * L; v += L) {
+                    IntVector a = FloatVector.fromArray(F, lanes, v).reinterpretAsInts();
+                    IntVector b = FloatVector.fromArray(F, lanes, v + half * L).reinterpretAsInts();
+                    // Which lanes is read here again and again: kept from before the loop, it would be kept on the heap.
+                    IntVector lower = IntVector.fromArray(I, MERGE, 2 * half * L).selectFrom(a, b);
+                    IntVector upper = IntVector.fromArray(I, MERGE, (2 * half - 1) * L).selectFrom(a, b);
+                    lower.reinterpretAsFloats().add(upper.reinterpretAsFloats()).intoArray(lanes, v);
+                }
+            }
+            FloatVector.fromArray(F, lanes, vectors).intoArray(sums, at + first);
+        }
+        for (int j = whole; j < n; j++) {
+            // As in sum(), which the compiler may leave uninlined here: the vector would be made on the heap.
+            FloatVector v = FloatVector.fromArray(F, lanes, from + j * L);
+            if (L >= 16) {
+                v = v.add(v.rearrange(BY_8));
+            }
+            if (L >= 8) {
+                v = v.add(v.rearrange(BY_4));
+            }
+            v = v.add(v.rearrange(BY_2));
+            sums[at + j] = v.add(v.rearrange(BY_1)).lane(0);
+        }
+    }
+
+    /**
+     * For {@link #sums}, of each half's length h: which lanes of two vectors, of which the second follows the first, are the
+     * lower halves of their runs of 2·h, from {@code 2·h·L} on, and before that the upper ones.
+     */
+    private static int[] merge() {
+        int[] merge = new int[(L + 1) * L];
+        for (int half = L / 2; half > 0; half /= 2) {
+            for (int lane = 0; lane < L; lane++) {
+                int run = lane / half;
+                int lower = run % 2 * L + run / 2 * 2 * half + lane % half;
+                merge[2 * half * L + lane] = lower;
+                merge[(2 * half - 1) * L + lane] = lower + half;
+            }
+        }
+        return merge;
     }
 
     /** An int vector of the lane numbers 0, 1, 2 ... */

@@ -109,9 +109,7 @@ final class VectorDots {
 
     /** {@code sums[at + j]} of rows {@code first + j} of W, from their lanes and what lies behind those. */
     static void add(Tensor w, int first, int count, float[] x, int from, float[] lanes, float[] sums, int at) {
-        for (int j = at; j < at + count; j++) {
-            sums[j] = Lanes.sum(FloatVector.fromArray(Lanes.F, lanes, j * L));
-        }
+        Lanes.sums(lanes, at * L, count, sums, at);
         int n = w.cols();
         int whole = w.dtype() == DType.BF16 ? n / STEP * STEP : n / L * L;
         for (int j = 0; j < count && whole < n; j++) {
