@@ -1,14 +1,15 @@
 // options: --fmad=false
 //
-// Weights of a 4-bit tensor: packed, constants -> out [n], codebook[code] * scale. Bit-identical with the CPU's.
+// Weights of a 4-bit tensor: packed, constants -> out [n], codebook[code] * scale, from the element `begin` on, a multiple
+// of 8. Bit-identical with the CPU's.
 #include "decode.cuh"
 #include "grid.cuh"
 
-// Elements a thread has at a time, and how often it has them in a turn.
+// Elements a thread has at a time.
 #define PIECE 8
-#define UNROLL 4
 
-// What a thread has read for a turn.
+// What a thread has read for a turn, in which it has UNROLL pieces.
+template <int UNROLL>
 struct Turn {
     unsigned int words[UNROLL];
     RawScale scales[UNROLL];
@@ -26,13 +27,14 @@ struct Turn {
 };
 
 // A thread takes every gridDim.x * blockDim.x-th piece, and reads a turn ahead; then elements that are in no whole piece.
-template <class T>
-__device__ void dequantize4(const unsigned char *packed, const Constants &c, const Codebook *codebook, long n, T *out) {
+template <int UNROLL, class T>
+__device__ void dequantize4(const unsigned char *packed, const Constants &c, const Codebook *codebook, long begin, long n,
+        T *out) {
     __shared__ float value[16], map[256];
     long step = (long)gridDim.x * blockDim.x, first = (long)blockIdx.x * blockDim.x + threadIdx.x;
-    long pieces = aligned(packed, 4) && aligned(out, 16) ? n / PIECE : 0;
-    Turn next;
-    next.load(packed, c, first, step, pieces);
+    long pieces = aligned(packed, 4) && aligned(out, 16) ? n / PIECE : begin / PIECE;
+    Turn<UNROLL> next;
+    next.load(packed, c, begin / PIECE + first, step, pieces);
     float offset = 0;
     if (threadIdx.x < 16) {
         value[threadIdx.x] = codebook->value[threadIdx.x];
@@ -42,8 +44,8 @@ __device__ void dequantize4(const unsigned char *packed, const Constants &c, con
         offset = *c.offset;
     }
     __syncthreads();
-    for (long piece = first; piece < pieces; piece += UNROLL * step) {
-        Turn turn = next;
+    for (long piece = begin / PIECE + first; piece < pieces; piece += UNROLL * step) {
+        Turn<UNROLL> turn = next;
         next.load(packed, c, piece + UNROLL * step, step, pieces);
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
@@ -63,16 +65,17 @@ __device__ void dequantize4(const unsigned char *packed, const Constants &c, con
     }
 }
 
-#define VARIANT(T, SUFFIX)                                                                                             \
+// More is read ahead in the types in which models compute.
+#define VARIANT(T, SUFFIX, UNROLL)                                                                                     \
     extern "C" __global__ void __launch_bounds__(256) dequantize4_##SUFFIX(const unsigned char *packed,                \
             const void *absmax, const float *absmax2, const float *offset, const float *map, int log_blocksize,        \
-            const Codebook *codebook, long n, T *out) {                                                                \
+            const Codebook *codebook, long begin, long n, T *out) {                                                    \
         next_may_begin();                                                                                              \
         previous_has_ended();                                                                                          \
-        dequantize4(packed, Constants{absmax, absmax2, offset, map, log_blocksize}, codebook, n, out);                 \
+        dequantize4<UNROLL>(packed, Constants{absmax, absmax2, offset, map, log_blocksize}, codebook, begin, n, out);  \
     }
 
-VARIANT(f32, f32)
-VARIANT(f64, f64)
-VARIANT(bf16, bf16)
-VARIANT(f16, f16)
+VARIANT(f32, f32, 4)
+VARIANT(f64, f64, 1)
+VARIANT(bf16, bf16, 4)
+VARIANT(f16, f16, 1)

@@ -15,6 +15,7 @@
 // Terms follow each other in the ring, so nothing but the copies knows of them. Clusters go through the outputs in
 // bands of rows, down a column of tiles first, so that a band of A stays in the L2 cache.
 #include "gemm_hopper_outputs.cuh"
+#include "gemm_hopper_parts.cuh"
 #include "grid.cuh"
 
 // A pair of row tiles and a tile of columns of an output.
@@ -158,6 +159,8 @@ __device__ __forceinline__ void gemm(const Work& w) {
         fewer_registers<COPIER_REGISTERS>();
         if (threadIdx.x == 0) {
             copies<NT>(w, base, rank);
+        } else if (threadIdx.x >= WARP) {
+            dequantize_parts(w, base);
         }
     } else {
         more_registers<REGISTERS>();

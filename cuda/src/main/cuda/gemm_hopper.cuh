@@ -1,5 +1,6 @@
 // What gemm_hopper.cu is given, where things lie in shared memory, and the instructions that only it uses.
 #pragma once
+#include "codebook.cuh"
 #include "hopper.cuh"
 
 #define THREADS 384
@@ -14,6 +15,7 @@
 #define MOST_PAUSE 6 // steps from one begin of a read of gate and up, or write of their gradients, to the next
 #define MOST_TERMS 6
 #define MOST_OUTPUTS 3
+#define MOST_PARTS 3
 #define COPIER_REGISTERS 40
 #define REGISTERS 232
 
@@ -35,9 +37,23 @@ struct Output {
     int unused[10];
 };
 
+// Pieces of eight elements of a tensor with nested constants, which another launch multiplies with; `out` is where its
+// first element goes.
+struct Part {
+    const u32 *packed;
+    const unsigned char *absmax;
+    const float *absmax2, *offset;
+    bf16 *out;
+    u32 first, last;
+};
+
 struct Work {
     Term terms[MOST_TERMS];
     Output outputs[MOST_OUTPUTS];
+    Part parts[MOST_PARTS];
+    const Codebook *codebook;    // of all parts, as map and blocksize are
+    const float *map;
+    int log_blocksize, dequantized; // parts
     int m, count, columns, band; // outputs; tiles of 256 columns of all; pairs of row tiles of a band
     int gated;                   // nt: count is 1, and up's terms, with A of gate's, are behind gate's
 };
@@ -46,7 +62,7 @@ struct Work {
 struct At {
     static constexpr int A_BYTES = TILE_M * STEP * 2, B_BYTES = TILE_N * STEP * 2, STAGE = A_BYTES + B_BYTES,
                          OUT = STAGES * STAGE, OUT_BYTES = 64 * 64 * 2, FULL = OUT + 4 * OUT_BYTES, EMPTY = FULL + 8 * STAGES,
-                         READ = EMPTY + 8 * STAGES;
+                         READ = EMPTY + 8 * STAGES, VALUES = FULL + 128, MAP = VALUES + 16 * 4;
 };
 
 #define F128S(d) F64S(d), F8(d, 64), F8(d, 72), F8(d, 80), F8(d, 88), F8(d, 96), F8(d, 104), F8(d, 112), F8(d, 120)

@@ -48,6 +48,7 @@ public final class CudaBackend implements Backend {
     private final Conversion conversion;
     private final CudaProfile profile;
     private Allocation workspace;
+    private int overwritten;
     private long predicted;
     private volatile boolean recording;
     private volatile boolean recorded;
@@ -222,11 +223,29 @@ public final class CudaBackend implements Backend {
      * a graph is recorded. What it outgrows is freed unless a recorded step may go on using it.
      */
     synchronized long workspace(long bytes) {
+        if (bytes > Products.OPERANDS) {
+            overwritten++;
+        }
+        return operands(bytes);
+    }
+
+    /** How often the workspace behind {@link Products#OPERANDS} may have been overwritten. */
+    int overwritten() {
+        return overwritten;
+    }
+
+    synchronized long workspaceBytes() {
+        return workspace == null ? 0 : workspace.bytes();
+    }
+
+    /** As {@link #workspace}, by who knows what of {@link WeightsAhead} lies behind {@link Products#OPERANDS}. */
+    synchronized long operands(long bytes) {
         if (workspace == null || workspace.bytes() < bytes) {
             if (workspace != null && !recorded) {
                 workspace.close();
             }
             workspace = allocate(bytes, MemoryUse.WORKSPACE);
+            overwritten++;
         }
         return workspace.data().address();
     }
@@ -312,6 +331,8 @@ public final class CudaBackend implements Backend {
     void recording(boolean on) {
         recording = on;
         recorded = true;
+        // What was enqueued before, or only recorded, is not there when the step is replayed, or now.
+        overwritten++;
     }
 
     @Override

@@ -103,12 +103,17 @@ final class CudaBlockwise implements BlockwiseKernels {
         to.setAtIndex(ValueLayout.JAVA_INT, 3 * Codebook.SIZE + 1, codebook.zeroCode());
     }
 
-    private long codebook(QuantType type) {
+    long codebook(QuantType type) {
         return codebooks.data().address() + (long) type.ordinal() * CODEBOOK_BYTES;
     }
 
     private long map(DynamicMap map) {
         return maps.data().address() + DType.F32.bytes((long) map.ordinal() * DynamicMap.SIZE);
+    }
+
+    /** The 256 values by which nested constants are known. */
+    long signedMap() {
+        return map(DynamicMap.SIGNED);
     }
 
     private static int log2(int blocksize) {
@@ -134,12 +139,22 @@ final class CudaBlockwise implements BlockwiseKernels {
 
     @Override
     public void dequantize4(Stream stream, QuantizedTensor w, Tensor out) {
-        dequantize((CudaStream) stream, w, dequantize4.get(out), out.data().address());
+        dequantize((CudaStream) stream, w, dequantize4.get(out), 0, w.size(), out.data().address());
     }
 
-    private void dequantize(CudaStream s, QuantizedTensor w, Kernel kernel, long out) {
-        kernel.launchEarly(s, grid(Math.ceilDiv(w.size(), PIECE), DEQUANTIZE_BLOCKS), THREADS,
-                weight(Kernel.args(), w).i64(w.size()).ptr(out));
+    private void dequantize(CudaStream s, QuantizedTensor w, Kernel kernel, long from, long to, long out) {
+        kernel.launchEarly(s, grid(Math.ceilDiv(to - from, PIECE), DEQUANTIZE_BLOCKS), THREADS,
+                weight(Kernel.args(), w).i64(from).i64(to).ptr(out));
+    }
+
+    /**
+     * Elements of W in bfloat16.
+     *
+     * @param from a multiple of 8
+     * @param out where W's first element would be
+     */
+    void dequantize(CudaStream s, QuantizedTensor w, long from, long to, long out) {
+        dequantize(s, w, dequantize4.get(Tensor.shapeOnly(DType.BF16, 1)), from, to, out);
     }
 
     /** The arguments that describe a quantized tensor. */
@@ -244,13 +259,8 @@ final class CudaBlockwise implements BlockwiseKernels {
     private Matrix dequantized(CudaStream s, QuantizedTensor w, DType type) {
         long at = cuda.workspace(workspaceBytes(type, w.size())) + Products.OPERANDS;
         Matrix out = new Matrix(at, type, w.outFeatures(), w.inFeatures(), w.inFeatures());
-        dequantize(s, w, out);
+        dequantize(s, w, dequantize4.get(Tensor.shapeOnly(type, 1)), 0, w.size(), at);
         return out;
-    }
-
-    /** W, dequantized to {@code out}, a matrix without gaps. */
-    void dequantize(CudaStream s, QuantizedTensor w, Matrix out) {
-        dequantize(s, w, dequantize4.get(Tensor.shapeOnly(out.type(), 1)), out.address());
     }
 
     @Override

@@ -4,6 +4,7 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Objects;
 import qlora4j.cuda.Products.Epilogue;
 import qlora4j.cuda.Products.Layout;
@@ -245,6 +246,15 @@ final class CudaLora implements LoraKernels {
         } else if (!together(s, calls, null, x, new Tensor[calls.length], y, u)) {
             LoraKernels.super.forward(stream, calls, x, y, u);
         }
+    }
+
+    WeightsAhead ahead() {
+        return narrow.ahead;
+    }
+
+    @Override
+    public void announce(Stream stream, List<Linear> next, List<Linear> gatedNext) {
+        narrow.ahead.announce(next, gatedNext);
     }
 
     @Override

@@ -8,6 +8,8 @@ import qlora4j.cuda.Products.Matrix;
 import qlora4j.cuda.RoundedAdapters.Group;
 import qlora4j.cuda.SummedProducts.Output;
 import qlora4j.cuda.SummedProducts.Term;
+import qlora4j.cuda.WeightsAhead.Next;
+import qlora4j.cuda.WeightsAhead.Rows;
 import qlora4j.lora.Linear;
 import qlora4j.lora.LinearWeight;
 import qlora4j.tensor.DType;
@@ -49,19 +51,51 @@ final class GatedLora {
             return false;
         }
         Group g = narrow.adapters.round(s, calls, x, u);
-        List<Matrix> w = NarrowLora.weights(g, calls, 0);
         Matrix inner = g.all(u);
         if (inner != null) {
             products.multiply(s, Layout.NT, Matrix.of(x), g.a(), inner, Epilogue.plain(1, false));
         }
-        List<List<Term>> terms = new ArrayList<>();
-        for (int i = 0; i < calls.length; i++) {
-            narrow.dequantize(s, calls[i], w.get(i));
-            terms.add(inner == null ? sum(x, w.get(i))
-                    : List.of(new Term(Matrix.of(x), w.get(i)), new Term(inner, g.b()[i], g.first()[i])));
+        if (calls[0].weight() instanceof LinearWeight.Quantized gate
+                && calls[1].weight() instanceof LinearWeight.Quantized up) {
+            List<Rows> gates = narrow.ahead.parts(gate.w(), x.rows());
+            List<Rows> ups = narrow.ahead.parts(up.w(), x.rows());
+            for (int i = 0; i < gates.size(); i++) {
+                List<Matrix> w = dequantized(s, gates.get(i), ups.get(i));
+                forward(s, g, x, inner, w, y, out, gates.get(i).from(), kept, i + 1 == gates.size()
+                        ? narrow.ahead.takeAnnounced(x.rows())
+                        : new Next(List.of(gates.get(i + 1), ups.get(i + 1)), List.of()));
+            }
+            return true;
         }
-        products.summed().gated(s, Layout.NT, outputs(y, out, terms.get(0), terms.get(1)), kept);
+        List<Matrix> w = narrow.weights(calls, 0);
+        for (Linear.Call c : calls) {
+            narrow.dequantize(s, c);
+        }
+        forward(s, g, x, inner, w, y, out, 0, kept, narrow.ahead.takeAnnounced(x.rows()));
         return true;
+    }
+
+    private List<Matrix> dequantized(CudaStream s, Rows gate, Rows up) {
+        narrow.ahead.begin();
+        List<Matrix> w = List.of(narrow.ahead.place(gate), narrow.ahead.place(up));
+        narrow.ahead.finish(s, gate);
+        narrow.ahead.finish(s, up);
+        return w;
+    }
+
+    /** Columns of gate, up and out from {@code from} on. */
+    private void forward(CudaStream s, Group g, Tensor x, Matrix inner, List<Matrix> w, Tensor[] y, Tensor out,
+            int from,
+            boolean kept, Next next) {
+        List<Output> all = new ArrayList<>();
+        for (int i = 0; i < w.size(); i++) {
+            int n = w.get(i).rows();
+            List<Term> terms = inner == null ? sum(x, w.get(i))
+                    : List.of(new Term(Matrix.of(x), w.get(i)), new Term(inner, g.b()[i].rows(from, n), g.first()[i]));
+            all.add(new Output(Matrix.of(y[i]).columns(from, n), null, null, terms));
+        }
+        all.add(new Output(Matrix.of(out).columns(from, w.getFirst().rows()), null, null, List.of()));
+        products.summed().gated(s, Layout.NT, all, kept, narrow.ahead, next);
     }
 
     private static List<Term> sum(Tensor x, Matrix w) {
@@ -82,13 +116,14 @@ final class GatedLora {
         }
         Tensor[] inner = {du};
         Group g = narrow.toAdapters(s, calls, new Tensor[]{dy}, x, x, new Tensor[]{u}, inner);
-        Matrix w = NarrowLora.weights(g, calls, 0).getFirst();
-        narrow.dequantize(s, call, w);
+        Matrix w = narrow.weights(calls, 0).getFirst();
+        narrow.dequantize(s, call);
         List<Term> terms = new ArrayList<>(sum(dy, w));
         if (du != null) {
             terms.add(new Term(g.all(inner), g.a()));
         }
-        products.summed().gated(s, Layout.NN, gradients(gate, up, terms), false);
+        products.summed().gated(s, Layout.NN, gradients(gate, up, terms), false, narrow.ahead,
+                narrow.ahead.takeAnnounced(x.rows()));
         return true;
     }
 

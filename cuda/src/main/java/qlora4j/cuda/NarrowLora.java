@@ -1,13 +1,17 @@
 package qlora4j.cuda;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
+import java.util.Objects;
 import qlora4j.cuda.Products.Epilogue;
 import qlora4j.cuda.Products.Layout;
 import qlora4j.cuda.Products.Matrix;
 import qlora4j.cuda.RoundedAdapters.Group;
 import qlora4j.cuda.SummedProducts.Output;
 import qlora4j.cuda.SummedProducts.Term;
+import qlora4j.cuda.WeightsAhead.Next;
+import qlora4j.cuda.WeightsAhead.Rows;
 import qlora4j.lora.Linear;
 import qlora4j.lora.LinearWeight;
 import qlora4j.lora.LoraPair;
@@ -29,18 +33,18 @@ final class NarrowLora {
     /** Layers that go together. */
     static final int MOST = 3;
 
-    private final CudaBackend cuda;
     private final CudaBlockwise blockwise;
     private final Products products;
     private final CudaLora lora;
     final RoundedAdapters adapters;
+    final WeightsAhead ahead;
 
     NarrowLora(CudaBackend cuda, CudaBlockwise blockwise, Products products, CudaLora lora) {
-        this.cuda = cuda;
         this.blockwise = blockwise;
         this.products = products;
         this.lora = lora;
         adapters = new RoundedAdapters(cuda);
+        ahead = new WeightsAhead(cuda, blockwise, products.summed());
     }
 
     /**
@@ -72,30 +76,31 @@ final class NarrowLora {
      * Weights from a layer on as matrices of bfloat16, those in 4 bits where they are to be dequantized one behind the
      * other: as many as there is room for.
      */
-    static List<Matrix> weights(Group g, Linear.Call[] calls, int from) {
+    List<Matrix> weights(Linear.Call[] calls, int from) {
+        ahead.begin();
         List<Matrix> all = new ArrayList<>();
-        long used = 0;
         for (int i = from; i < calls.length; i++) {
-            switch (calls[i].weight()) {
-                case LinearWeight.Dense d -> all.add(Matrix.of(d.w()));
-                case LinearWeight.Quantized q -> {
-                    long bytes = RoundedAdapters.bytes(q.w().size());
-                    if (used + bytes > g.room() && !all.isEmpty()) {
-                        return all;
-                    }
-                    all.add(new Matrix(g.weights() + used, DType.BF16, q.w().outFeatures(), q.w().inFeatures(),
-                            q.w().inFeatures()));
-                    used += bytes;
-                }
+            Matrix w = switch (calls[i].weight()) {
+                case LinearWeight.Dense d -> Matrix.of(d.w());
+                case LinearWeight.Quantized q -> ahead.place(Rows.all(q.w()));
+            };
+            if (w == null) {
+                break;
             }
+            all.add(w);
         }
         return all;
     }
 
-    void dequantize(CudaStream s, Linear.Call call, Matrix to) {
+    void dequantize(CudaStream s, Linear.Call call) {
         if (call.weight() instanceof LinearWeight.Quantized q) {
-            blockwise.dequantize(s, q.w(), to);
+            ahead.finish(s, Rows.all(q.w()));
         }
+    }
+
+    /** What is dequantized beside a product of m rows, if it is the last of an operation. */
+    private Next next(boolean last, int m) {
+        return last ? ahead.takeAnnounced(m) : Next.NOTHING;
     }
 
     /**
@@ -109,13 +114,16 @@ final class NarrowLora {
         if (inner != null) {
             products.multiply(s, Layout.NT, Matrix.of(xd), g.a(), inner, Epilogue.plain(1, false));
         }
+        if (Arrays.stream(y).allMatch(Objects::isNull)) {
+            return;
+        }
         for (int i = 0; i < calls.length; i++) {
             Variants.same("residual", x, residual[i]);
             Variants.same("bias", x, calls[i].bias());
         }
         int i = 0;
         while (i < calls.length) {
-            List<Matrix> w = weights(g, calls, i);
+            List<Matrix> w = weights(calls, i);
             List<Output> sums = new ArrayList<>();
             for (int j = i; j < i + w.size(); j++) {
                 if (y[j] != null) {
@@ -130,21 +138,21 @@ final class NarrowLora {
             boolean summed = products.summed().takes(Layout.NT, sums);
             for (int j = i; j < i + w.size(); j++) {
                 if (y[j] != null && summed) {
-                    dequantize(s, calls[j], w.get(j - i));
+                    dequantize(s, calls[j]);
                 } else if (y[j] != null) {
-                    forward(s, g, calls[j], j, x, inner, residual[j], y[j]);
+                    forward(s, g, calls[j], j, x, w.get(j - i), inner, residual[j], y[j]);
                 }
             }
             if (summed) {
-                products.summed().multiply(s, Layout.NT, sums);
+                products.summed().multiply(s, Layout.NT, sums, ahead, next(i + w.size() == calls.length, x.rows()));
             }
             i += w.size();
         }
     }
 
     /** One layer's y. */
-    private void forward(CudaStream s, Group g, Linear.Call call, int i, Tensor x, Matrix inner, Tensor residual,
-            Tensor y) {
+    private void forward(CudaStream s, Group g, Linear.Call call, int i, Tensor x, Matrix w, Matrix inner,
+            Tensor residual, Tensor y) {
         boolean adapted = g.pairs()[i] != null;
         if (call.weight() instanceof LinearWeight.Quantized q && blockwise.fuses(x, q.w())) {
             blockwise.multiply(s, x, q.w(), y, false, residual, call.bias());
@@ -159,7 +167,8 @@ final class NarrowLora {
         } else if (begun) {
             lora.addRows(s, residual, call.bias(), y);
         }
-        lora.product(s, call.weight(), x, y, begun);
+        dequantize(s, call);
+        products.multiply(s, Layout.NT, Matrix.of(x), w, Matrix.of(y), Epilogue.plain(1, begun));
     }
 
     /** {@code y = scale·u·Bᵀ + residual + bias}, or added to y. */
@@ -186,7 +195,7 @@ final class NarrowLora {
         boolean adapted = dropped == null && dInner != null;
         int i = 0;
         while (i < calls.length) {
-            List<Matrix> w = weights(g, calls, i);
+            List<Matrix> w = weights(calls, i);
             List<Term> terms = new ArrayList<>();
             for (int j = 0; j < w.size(); j++) {
                 terms.add(new Term(Matrix.of(dy[i + j]), w.get(j)));
@@ -201,15 +210,15 @@ final class NarrowLora {
                 begun = true;
             }
             for (int j = 0; j < w.size(); j++) {
-                if (summed) {
-                    dequantize(s, calls[i + j], w.get(j));
-                } else {
-                    calls[i + j].weight().productBackward(s, dy[i + j], begun, dx);
+                dequantize(s, calls[i + j]);
+                if (!summed) {
+                    products.multiply(s, Layout.NN, Matrix.of(dy[i + j]), w.get(j), Matrix.of(dx),
+                            Epilogue.plain(1, begun));
                 }
                 begun = true;
             }
             if (summed) {
-                products.summed().multiply(s, Layout.NN, sum);
+                products.summed().multiply(s, Layout.NN, sum, ahead, next(i + w.size() == calls.length, x.rows()));
             }
             i += w.size();
         }
@@ -247,8 +256,8 @@ final class NarrowLora {
     /** {@code dB += scale·dyᵀ·u} of each, and {@code dA += duᵀ·xd} of all at once where there are several. */
     private void gradients(CudaStream s, Group g, Tensor[] dy, Tensor xd, Matrix inner, Matrix dInner) {
         RoundedAdapters.Parts all = adapters.parts();
-        // Nothing is rounded here, so that the place of rounded operands is free.
-        long sums = cuda.workspace(Products.SCRATCH_BYTES) + Products.OPERANDS;
+        // Nothing is rounded here, so that the place of rounded operands is free but for the next weights.
+        long sums = ahead.scratch((long) g.ranks() * xd.cols());
         Matrix dA = new Matrix(sums, DType.F32, g.ranks(), xd.cols(), xd.cols());
         for (int i = 0; i < g.pairs().length; i++) {
             LoraPair p = g.pairs()[i];

@@ -37,6 +37,11 @@ final class Products {
             return new Matrix(address + type.bytes(from), type, rows, n, stride);
         }
 
+        /** {@code n} rows from one on. */
+        Matrix rows(int from, int n) {
+            return new Matrix(address + type.bytes((long) from * stride), type, n, cols, stride);
+        }
+
         long elements() {
             return (long) rows * cols;
         }
@@ -228,7 +233,7 @@ final class Products {
         long parts = Math.min(2L * multiprocessors / tiles, Math.ceilDiv(k, depth) / 2);
         parts = Math.min(parts, PARTS_BYTES / (Float.BYTES * c.elements()));
         int z = Math.clamp(parts, 1, MOST_PARTS);
-        long partial = z > 1 ? cuda.workspace(SCRATCH_BYTES) : 0;
+        long partial = z > 1 ? cuda.workspace(PARTS_BYTES) : 0;
         Kernel.Args args = Kernel.args().ptr(a.address()).i32(code(a.type())).i32(a.stride()).ptr(b.address())
                 .i32(code(b.type())).i32(b.stride());
         result(args, c).i32(k);

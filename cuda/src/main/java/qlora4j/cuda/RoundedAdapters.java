@@ -12,7 +12,7 @@ import qlora4j.tensor.Tensor;
 
 /** The adapters of layers that take the same x, rounded to bfloat16 in one launch, and gradients added in one. */
 final class RoundedAdapters {
-    private static final int ALIGNMENT = 256;
+    static final int ALIGNMENT = 256;
     /** Bytes of adapters, each by {@link #bytes}, for which there is room. */
     static final long MOST_BYTES = Products.CALLER_BYTES - ALIGNMENT;
 
@@ -65,9 +65,8 @@ final class RoundedAdapters {
      * The adapters of some layers, rounded; entries of layers without one are null.
      *
      * @param b each B times its scale
-     * @param weights where {@code room} bytes are for dequantized weights
      */
-    record Group(LoraPair[] pairs, int[] first, int ranks, Matrix a, Matrix[] b, long weights, long room) {
+    record Group(LoraPair[] pairs, int[] first, int ranks, Matrix a, Matrix[] b) {
         /** u or du of all layers in the memory of the first; null where no layer has an adapter. */
         Matrix all(Tensor[] inner) {
             for (Tensor t : inner) {
@@ -128,7 +127,7 @@ final class RoundedAdapters {
             first[i] = ranks;
             ranks += pairs[i] == null ? 0 : pairs[i].rank();
         }
-        long workspace = cuda.workspace(need);
+        long workspace = cuda.operands(need);
         long at = workspace + Products.CALLER;
         Matrix a = new Matrix(at, DType.BF16, ranks, x.cols(), x.cols());
         Matrix[] b = new Matrix[n];
@@ -149,6 +148,6 @@ final class RoundedAdapters {
             }
         }
         all.launch(s, roundParts, ROUNDED_PER_BLOCK);
-        return new Group(pairs, first, ranks, a, b, workspace + Products.OPERANDS, need - Products.OPERANDS);
+        return new Group(pairs, first, ranks, a, b);
     }
 }

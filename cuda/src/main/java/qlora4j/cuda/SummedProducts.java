@@ -4,16 +4,20 @@ import java.lang.foreign.Arena;
 import java.lang.foreign.MemorySegment;
 import java.lang.foreign.ValueLayout;
 import java.util.List;
+import qlora4j.blockwise.DynamicMap;
 import qlora4j.cuda.Products.Layout;
 import qlora4j.cuda.Products.Matrix;
+import qlora4j.cuda.WeightsAhead.Next;
+import qlora4j.nf4.Codebook;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Tensor;
 
 /**
  * Large sums of bfloat16 products on compute capability 9.0: {@code gemm_hopper.cu}. The product with W and the one with
  * an adapter are one, as if the columns of x and u, of W and B, lay side by side; nothing of a sum is rounded before the
- * end. SwiGLU and its gradient can be made of the sums before they are written. The system property {@code qlora4j.cuda.summed} is {@code never}, or {@code always} for sums of any size, for tests
- * and comparisons.
+ * end. SwiGLU and its gradient can be made of the sums before they are written. Weights of the next product can be
+ * dequantized meanwhile ({@link WeightsAhead}). The system property {@code qlora4j.cuda.summed} is {@code never}, or
+ * {@code always} for sums of any size, for tests and comparisons.
  */
 final class SummedProducts {
     /**
@@ -49,9 +53,9 @@ final class SummedProducts {
     private static final int STAGES = 4;
     private static final int THREADS = 384;
     private static final int CLUSTER = 2;
-    /** Stages, four pieces of 64 x 64 outputs, barriers, and what the alignment to 1024 bytes may cost. */
+    /** Stages, four pieces of 64 x 64 outputs, barriers, two tables, and what the alignment to 1024 bytes may cost. */
     private static final int SHARED_BYTES = STAGES * (TILE_ROWS + TILE_COLUMNS) * STEP * 2 + 4 * 64 * 64 * 2
-            + STAGES * 2 * 8 + 2 * 8 + 1024;
+            + 128 + (Codebook.SIZE + DynamicMap.SIZE) * 4 + 1024;
     private static final int STORED_ROWS = 64;
     /** Bits of {@code Work.gated}. */
     private static final int GATED = 1;
@@ -65,7 +69,8 @@ final class SummedProducts {
     private static final int TERM_BYTES = 2 * TensorMaps.BYTES + 64;
     private static final int OUTPUT_BYTES = 2 * TensorMaps.BYTES + 64;
     private static final int OUTPUTS = MOST_TERMS * TERM_BYTES;
-    private static final int SHAPE = OUTPUTS + MOST_OUTPUTS * OUTPUT_BYTES;
+    private static final int PARTS = OUTPUTS + MOST_OUTPUTS * OUTPUT_BYTES;
+    private static final int SHAPE = PARTS + WeightsAhead.PARTS_BYTES;
     private static final int WORK_BYTES = Math.ceilDiv(SHAPE + 5 * 4, TensorMaps.ALIGNMENT) * TensorMaps.ALIGNMENT;
 
     private final boolean hopper;
@@ -149,9 +154,33 @@ final class SummedProducts {
     }
 
     private static boolean canGate(Output o, Matrix first) {
-        return can(o.c()) && o.c().cols() == o.c().stride() && o.c().cols() == first.cols() && o.bias() == null
+        return can(o.c()) && o.c().cols() == first.cols() && o.bias() == null
                 && (o.residual() == null || can(o.residual()))
                 && o.terms().stream().allMatch(t -> can(t.a()) && can(t.b()));
+    }
+
+    /**
+     * Columns of gate and up that go in a launch, all others in another, whose weights are made ready meanwhile: about
+     * half of them, so that both together take the multiprocessors no more turns than one launch would. All where they
+     * are few.
+     */
+    int gatedPart(int columns, int m) {
+        int tile = TILE_COLUMNS / 2;
+        int all = Math.ceilDiv(columns, tile);
+        if (!hopper || all < 2 || !always && !isBusy(all, m)) {
+            return columns;
+        }
+        int best = Math.ceilDiv(all, 2);
+        for (int first = best; first < all; first++) {
+            if (turns(first, m) + turns(all - first, m) < turns(best, m) + turns(all - best, m)) {
+                best = first;
+            }
+        }
+        return best * tile;
+    }
+
+    private long turns(long columns, int m) {
+        return Math.ceilDiv(clusters(columns, m), multiprocessors / CLUSTER);
     }
 
     /** In {@code NT}, where half of them are up's, columns of tiles of gate and up. */
@@ -165,7 +194,12 @@ final class SummedProducts {
 
     /** Enqueues the outputs, which it {@link #can} make; shapes are trusted. */
     void multiply(CudaStream s, Layout layout, List<Output> outputs) {
-        multiply(s, layout, outputs, outputs.size(), columns(outputs), 0);
+        multiply(s, layout, outputs, null, Next.NOTHING);
+    }
+
+    /** The same, and dequantizes weights that {@code ahead} has room for meanwhile. */
+    void multiply(CudaStream s, Layout layout, List<Output> outputs, WeightsAhead ahead, Next next) {
+        multiply(s, layout, outputs, outputs.size(), columns(outputs), 0, ahead, next);
     }
 
     /**
@@ -178,14 +212,22 @@ final class SummedProducts {
      * @param kept whether gate and up are written in {@code NT}
      */
     void gated(CudaStream s, Layout layout, List<Output> outputs, boolean kept) {
-        multiply(s, layout, outputs, 1, gatedColumns(layout, outputs.getFirst().c()), GATED | (kept ? KEPT : 0));
+        gated(s, layout, outputs, kept, null, Next.NOTHING);
     }
 
-    private void multiply(CudaStream s, Layout layout, List<Output> outputs, int count, long allColumns, int gated) {
+    /** The same, and dequantizes weights that {@code ahead} has room for meanwhile. */
+    void gated(CudaStream s, Layout layout, List<Output> outputs, boolean kept, WeightsAhead ahead, Next next) {
+        multiply(s, layout, outputs, 1, gatedColumns(layout, outputs.getFirst().c()), GATED | (kept ? KEPT : 0), ahead,
+                next);
+    }
+
+    private void multiply(CudaStream s, Layout layout, List<Output> outputs, int count, long allColumns, int gated,
+            WeightsAhead ahead, Next next) {
         Work w = works.get();
         int boxRows = layout == Layout.NN ? STEP : gated != 0 ? GATED_ROWS : TILE_COLUMNS / CLUSTER;
         int term = 0;
         int m = outputs.getFirst().c().rows();
+        long multiplications = 0;
         for (int i = 0; i < outputs.size(); i++) {
             Output o = outputs.get(i);
             MemorySegment to = w.memory.asSlice(OUTPUTS + (long) i * OUTPUT_BYTES, OUTPUT_BYTES);
@@ -201,11 +243,16 @@ final class SummedProducts {
             to.set(ValueLayout.JAVA_INT, rest + 20, o.residual() == null || gated != 0 ? 0 : 1);
             for (Term t : o.terms()) {
                 MemorySegment at = w.memory.asSlice((long) term++ * TERM_BYTES, TERM_BYTES);
+                multiplications += o.c().elements() * t.a().cols();
                 w.maps.write(t.a(), TILE_ROWS, at);
                 w.maps.write(t.b(), boxRows, at.asSlice(TensorMaps.BYTES));
                 at.set(ValueLayout.JAVA_INT, 2L * TensorMaps.BYTES, Math.ceilDiv(t.a().cols(), STEP));
                 at.set(ValueLayout.JAVA_INT, 2L * TensorMaps.BYTES + 4, t.shift());
             }
+        }
+        MemorySegment parts = w.memory.asSlice(PARTS, WeightsAhead.PARTS_BYTES).fill((byte) 0);
+        if (ahead != null) {
+            ahead.write(next, multiplications, parts);
         }
         int columns = Math.toIntExact(allColumns);
         MemorySegment.copy(new int[]{m, count, columns, BAND, gated}, 0, w.memory, ValueLayout.JAVA_INT, SHAPE, 5);

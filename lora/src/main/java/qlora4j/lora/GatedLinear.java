@@ -14,6 +14,14 @@ public final class GatedLinear {
     }
 
     /**
+     * Says that gate and up run forward behind the next operation on layers, and behind {@code next} where that is not
+     * empty: see {@link LoraKernels#announce}.
+     */
+    public static void announce(Stream s, Adapters adapters, List<Linear> next, List<Linear> layers) {
+        s.kernels(LoraKernels.class).announce(s, next, Linear.apart(adapters, layers) ? List.of() : layers);
+    }
+
+    /**
      * Runs gate and up, and SwiGLU of what they give.
      *
      * @param layers gate and up

@@ -264,6 +264,11 @@ public final class Linear {
         return apart;
     }
 
+    /** Says which layers run right behind the next operation on layers, see {@link LoraKernels#announce}. */
+    public static void announce(Stream s, List<Linear> next) {
+        s.kernels(LoraKernels.class).announce(s, next, List.of());
+    }
+
     /**
      * {@link #forward} of layers that take the same x, such as q, k and v: one operation where nothing keeps them apart.
      *
@@ -350,11 +355,10 @@ public final class Linear {
      * {@link #backward} for a caller that no longer needs x: dx takes its place where that is possible.
      *
      * @param x [N, in], overwritten
-     * @return dx: x itself, or a tensor of the stream, which the caller releases, where dropout or magnitudes need x to
-     *         the end
+     * @return dx: x itself, or a tensor of the stream, which the caller releases, where magnitudes need x to the end
      */
     public Tensor backwardInPlace(Stream s, Adapters adapters, Tensor dy, Tensor x, Tensor u) {
-        if (adapters.dropout() != null || isAlone(adapters)) {
+        if (isAlone(adapters)) {
             Tensor dx = s.take(x.dtype(), x.shape());
             backward(s, adapters, dy, x, u, false, dx);
             return dx;
@@ -362,8 +366,9 @@ public final class Linear {
         check(x, dy, null);
         Aliasing.checkDisjoint(name, x, dy);
         Tensor du = u == null ? null : s.take(u.dtype(), u.shape());
-        s.kernels(LoraKernels.class).backward(s, call(adapters), dy, x, u, false, x, du, null);
-        s.release(du);
+        Tensor dropped = u == null || adapters.dropout() == null ? null : s.take(x.dtype(), x.shape());
+        s.kernels(LoraKernels.class).backward(s, call(adapters), dy, x, u, false, x, du, dropped);
+        s.release(du, dropped);
         return x;
     }
 

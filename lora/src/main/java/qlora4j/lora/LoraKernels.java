@@ -1,5 +1,6 @@
 package qlora4j.lora;
 
+import java.util.List;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
@@ -73,11 +74,21 @@ public interface LoraKernels {
     }
 
     /**
+     * Says which layers run right behind the next operation on layers: a backend may make their weights ready while that
+     * one runs. It changes no number.
+     *
+     * @param next layers of one input, in their order, that run forward or backward; may be none
+     * @param gated gate and up, which run behind those by {@link #forwardGated}; or none
+     */
+    default void announce(Stream s, List<Linear> next, List<Linear> gated) {
+    }
+
+    /**
      * @param dy [N, out]
      * @param x [N, in] as in the forward
      * @param u [N, r] as the forward left it
      * @param accumulate whether dx is added to
-     * @param dx [N, in]; null when nobody needs it. Without dropout it may be x itself: what reads x comes before
+     * @param dx [N, in]; null when nobody needs it. It may be x itself: what reads x comes before
      * @param du scratch [N, r] like u; null without adapters
      * @param dropped scratch [N, in] like x; null without dropout
      */

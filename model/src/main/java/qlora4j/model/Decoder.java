@@ -164,6 +164,11 @@ public final class Decoder {
         return n;
     }
 
+    /** The linear layers with which a layer begins; none of those that are not there. */
+    private List<Linear> firstOf(int layer) {
+        return layer < layers.size() ? layers.get(layer).first() : List.of();
+    }
+
     /**
      * Runs all layers without keeping what a backward would need; h is released.
      *
@@ -177,7 +182,7 @@ public final class Decoder {
             }
             Tensor wanted = layer == layers.getLast() ? ends : null;
             Tensor out = s.take(type, wanted == null ? h.rows() : wanted.size(), config.hidden());
-            layer.forward(s, b, table, adapters, cache, h, wanted, out, false).release(s);
+            layer.forward(s, b, table, adapters, cache, h, wanted, out, false, firstOf(layer.index + 1)).release(s);
             s.release(h);
             h = out;
         }
@@ -346,7 +351,7 @@ public final class Decoder {
             }
             inputs[i + 1] = s.take(type, first.rows(), config.hidden());
             saved[i] = layers.get(i).forward(s, b, table, adapters, null, inputs[i], null, inputs[i + 1],
-                    !options.checkpointing);
+                    !options.checkpointing, firstOf(i + 1));
             if (options.checkpointing) {
                 saved[i].release(s);
             }
@@ -368,9 +373,11 @@ public final class Decoder {
                 store.get(s, i - 1, inputs[i - 1]);
             }
             DecoderLayer.Saved a = options.checkpointing
-                    ? layer.forward(s, b, table, adapters, null, inputs[i], null, null, true)
+                    ? layer.forward(s, b, table, adapters, null, inputs[i], null, null, true, List.of())
                     : saved[i];
-            layer.backward(s, b, table, adapters, a, dh);
+            DecoderLayer below = i > 0 ? layers.get(i - 1) : null;
+            layer.backward(s, b, table, adapters, a, dh,
+                    below == null ? List.of() : options.checkpointing ? below.first() : below.last());
             a.release(s);
             s.release(inputs[i]);
         }

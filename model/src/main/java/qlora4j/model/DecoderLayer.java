@@ -39,7 +39,9 @@ final class DecoderLayer {
     private final boolean forgets;
     /** The layers that take n1, and those that take n2. */
     private final List<Linear> ofN1;
+    private final List<Linear> ofAttention;
     private final List<Linear> ofN2;
+    private final List<Linear> ofMiddle;
 
     DecoderLayer(DecoderConfig config, int index, boolean forgets, SlottedWeight inputNorm, SlottedWeight postNorm,
             SlottedWeight qNorm, SlottedWeight kNorm, List<Linear> linears) {
@@ -58,7 +60,19 @@ final class DecoderLayer {
         up = linears.get(5);
         down = linears.get(6);
         ofN1 = List.of(q, k, v);
+        ofAttention = List.of(o);
         ofN2 = List.of(gate, up);
+        ofMiddle = List.of(down);
+    }
+
+    /** The layers with which it begins. */
+    List<Linear> first() {
+        return ofN1;
+    }
+
+    /** Those with which its backward begins. */
+    List<Linear> last() {
+        return ofMiddle;
     }
 
     List<Linear> linears() {
@@ -132,9 +146,10 @@ final class DecoderLayer {
      * @param out [N, C] or [K, C], overwritten; null when the output is not needed (recomputation), which saves the last
      *         product
      * @param kept whether a backward follows, which needs all rows; otherwise gate and up need not be written
+     * @param next the linear layers that run behind this one with as many rows, or none
      */
     Saved forward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, KvCache cache, Tensor h, Tensor ends,
-            Tensor out, boolean kept) {
+            Tensor out, boolean kept, List<Linear> next) {
         long n = h.rows();
         DType type = h.dtype();
         DType wide = Linear.wide(type);
@@ -145,6 +160,9 @@ final class DecoderLayer {
         a.q = s.take(type, n, q.outFeatures());
         a.k = s.take(type, n, k.outFeatures());
         a.v = s.take(type, n, v.outFeatures());
+        if (ends == null) {
+            GatedLinear.announce(s, adapters, ofAttention, ofN2);
+        }
         Runnable norm1 = norm(s, h, inputNorm.weight(adapters), a.n1, a.rstd1);
         if (cache != null && !kept) {
             a.ofN1 = Linear.forward(s, adapters, ofN1, around(h, inputNorm.weight(adapters), norm1, null), a.n1,
@@ -182,6 +200,7 @@ final class DecoderLayer {
             from = gather(s, h, ends, false);
         }
         a.h2 = s.take(type, n, config.hidden());
+        GatedLinear.announce(s, adapters, List.of(), ends == null ? ofN2 : List.of());
         a.uo = o.forward(s, adapters, a.attention, from, a.h2);
         s.release(from == h ? null : from);
         a.n2 = s.take(type, n, config.hidden());
@@ -189,6 +208,7 @@ final class DecoderLayer {
         a.gate = s.take(type, n, config.intermediate());
         a.up = s.take(type, n, config.intermediate());
         a.middle = s.take(type, n, config.intermediate());
+        Linear.announce(s, ofMiddle);
         Runnable norm2 = norm(s, a.h2, postNorm.weight(adapters), a.n2, a.rstd2);
         if (cache != null && !kept) {
             a.ofN2 = Linear.forward(s, adapters, ofN2,
@@ -197,6 +217,7 @@ final class DecoderLayer {
             norm2.run();
             a.ofN2 = GatedLinear.forward(s, adapters, ofN2, a.n2, a.gate, a.up, kept, a.middle, DecoderOps.SWIGLU);
         }
+        Linear.announce(s, next);
         a.udown = down.forward(s, adapters, a.middle, a.h2, out);
         if (forgets && out != null) {
             s.release(a.n1, a.n2, a.middle);
@@ -228,8 +249,9 @@ final class DecoderLayer {
      *
      * @param a overwritten and released in part; {@link Saved#release} does the rest
      * @param dh [N, C] the gradient of the layer's output; overwritten by that of its input
+     * @param next the linear layers that run behind this one's, or none
      */
-    void backward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, Saved a, Tensor dh) {
+    void backward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, Saved a, Tensor dh, List<Linear> next) {
         long n = dh.rows();
         DType type = dh.dtype();
         if (a.middle == null) {
@@ -237,6 +259,7 @@ final class DecoderLayer {
             DecoderOps.swiglu(s, a.gate, a.up, a.middle);
         }
         // The widest tensors of the step: each gradient takes the place of what it is the gradient of.
+        Linear.announce(s, ofN2);
         GatedLinear.backward(s, adapters, down, dh, a.middle, a.udown, a.gate, a.up, DecoderOps.SWIGLU);
         Tensor dGate = a.gate;
         Tensor dUp = a.up;
@@ -245,10 +268,12 @@ final class DecoderLayer {
             a.n2 = s.take(type, n, config.hidden());
             norm(s, a.h2, postNorm.weight(adapters), a.n2, a.rstd2).run();
         }
+        Linear.announce(s, ofAttention);
         Linear.backward(s, adapters, ofN2, new Tensor[]{dGate, dUp}, a.n2, a.ofN2, dn);
         DecoderOps.rmsNormBackward(s, dn, a.h2, postNorm.weight(adapters), a.rstd2, dh, dh, postNorm.grad(adapters));
         a.releaseSecondHalf(s);
         Tensor dAttention = s.take(type, n, q.outFeatures());
+        Linear.announce(s, ofN1);
         o.backward(s, adapters, dh, a.attention, a.uo, false, dAttention);
         Tensor dq = s.take(type, n, q.outFeatures());
         Tensor dk = s.take(type, n, k.outFeatures());
@@ -265,6 +290,7 @@ final class DecoderLayer {
             a.n1 = s.take(type, n, config.hidden());
             norm(s, a.h, inputNorm.weight(adapters), a.n1, a.rstd1).run();
         }
+        Linear.announce(s, next);
         Linear.backward(s, adapters, ofN1, new Tensor[]{dq, dk, dv}, a.n1, a.ofN1, dn);
         s.release(dq, dk, dv);
         DecoderOps.rmsNormBackward(s, dn, a.h, inputNorm.weight(adapters), a.rstd1, dh, dh, inputNorm.grad(adapters));
