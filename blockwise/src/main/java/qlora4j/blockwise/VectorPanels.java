@@ -60,21 +60,28 @@ final class VectorPanels {
 
     /** Elements {@code first .. first + n} of the flattened matrix, wherever blocks and bytes begin. */
     void decode(long first, int n, float[] target, int at) {
+        decodeRuns(first, n, target, at);
+        VectorCodec.round(compute, target, at, n);
+    }
+
+    /**
+     * The same, not rounded. Runs that begin in a byte and those that do not are decoded by one call, and so rounded by
+     * one: each is inlined whole where it is called, and beyond some number of operations the compiler inlines no more.
+     */
+    private void decodeRuns(long first, int n, float[] target, int at) {
         long block = first / blocksize;
         int done = 0;
         while (done < n) {
             long i = first + done;
             float scale = scales.get(block);
             int run = (int) Math.min(n - done, ++block * blocksize - i);
-            if (i % 2 == 1) {
+            int odd = (int) (i % 2);
+            if (odd == 1) {
                 target[at + done] = codec.value(packed, i) * scale;
-                codec.decode(packed, i + 1, run - 1, scale, target, at + done + 1);
-            } else {
-                codec.decode(packed, i, run, scale, target, at + done);
             }
+            codec.decode(packed, i + odd, run - odd, scale, target, at + done + odd);
             done += run;
         }
-        VectorCodec.round(compute, target, at, n);
     }
 
     /**
@@ -105,10 +112,10 @@ final class VectorPanels {
                 if (first % blocksize == 0) {
                     scales.get(first / blocksize, (jc + blocksize - 1) / blocksize, own.scales, 0, 1);
                     codec.decode(packed, first, jc, own.scales, blocksize, row, 0);
-                    VectorCodec.round(compute, row, 0, jc);
                 } else {
-                    decode(first, jc, row, 0);
+                    decodeRuns(first, jc, row, 0);
                 }
+                VectorCodec.round(compute, row, 0, jc);
                 for (int j = 0, at = p * NC; j < jc; j += L) {
                     FloatVector.fromArray(Lanes.F, row, j).intoArray(panels, at + column(j));
                 }

@@ -93,46 +93,67 @@ final class VectorAttentionBackward {
         float[] delta = scratch.get(worker, DELTA, lanes);
         loadStatistics(call, row, kvHead, rows, lanes, dOut, pitch, head, lse, delta);
 
-        float[] kTile = scratch.get(worker, K_TILE, KEYS * pitch);
-        float[] vTile = scratch.get(worker, V_TILE, KEYS * pitch);
-        float[] p = scratch.get(worker, P, KEYS * pitch);
-        float[] ds = scratch.get(worker, DS, KEYS * pitch);
-        int outRows = VectorScratch.roundUp(rows, VectorTile.ROWS);
-        float[] dq = scratch.get(worker, DQ, outRows * pitch);
-        Arrays.fill(dq, 0, outRows * pitch, 0f);
+        float[] dq = scratch.get(worker, DQ, VectorScratch.roundUp(rows, VectorTile.ROWS) * pitch);
+        Arrays.fill(dq, 0, VectorScratch.roundUp(rows, VectorTile.ROWS) * pitch, 0f);
         int end = position + count;
         // Tiles begin with whole tiles of the sums of dk and dv.
         int first = ScalarAttention.firstKey(a, position) / VectorTile.ROWS * VectorTile.ROWS;
         for (int j = first; j < end; j += KEYS) {
-            int keys = Math.min(KEYS, end - j);
-            int keyRows = VectorScratch.roundUp(keys, VectorTile.ROWS);
-            VectorAttention.loadKeys(call.k, from + j, kvHead, keys, d, kTile, dims, pitch);
-            VectorAttention.loadKeys(call.v, from + j, kvHead, keys, d, vTile, dims, pitch);
-            VectorAttention.scores(kTile, queriesT, p, lanes, pitch, keys, j - position, group, d);
-            VectorAttention.mask(a, p, pitch, j, keys, position, count, group);
-            VectorAttention.scores(vTile, dOutT, ds, lanes, pitch, keys, j - position, group, d);
-            for (int key = 0; key < keys; key++) {
-                int at = VectorAttention.firstRow(j + key - position, group, lanes) / Lanes.L * Lanes.L;
-                Arrays.fill(p, key * pitch, key * pitch + at, 0f);
-                Arrays.fill(ds, key * pitch, key * pitch + at, 0f);
-                scoreGradients(p, ds, key * pitch, at, lanes, lse, delta);
-            }
-            Arrays.fill(p, keys * pitch, keyRows * pitch, 0f);
-            Arrays.fill(ds, keys * pitch, keyRows * pitch, 0f);
-            for (int i = 0; i < keyRows; i += VectorTile.ROWS) {
-                int r = VectorAttention.firstRow(j + i - position, group, rows);
-                int to = (j + i) * pitch;
-                VectorTile.rows(p, i * pitch + r, dOut, r * pitch, dv, to, pitch, dims, rows - r, true);
-                VectorTile.rows(ds, i * pitch + r, queries, r * pitch, dk, to, pitch, dims, rows - r, true);
-            }
-            for (int r = 0; r < outRows; r += VectorTile.ROWS) {
-                int seen = VectorAttention.seen(r + VectorTile.ROWS - 1, group, position - j, keys);
-                VectorTile.columns(ds, r, kTile, 0, dq, r * pitch, pitch, dims, seen, true);
-            }
+            keyBlock(call, kvHead, from, position, count, j, Math.min(KEYS, end - j), dq, dk, dv, worker);
         }
         for (int r = 0; r < rows; r++) {
             VectorTile.scale(dq, r * pitch, d, scale);
             Floats.store(dq, r * pitch, d, call.dq, element(a, call.dq, row, kvHead, r));
+        }
+    }
+
+    /**
+     * What these queries and the keys from {@code j} on give to each other's gradients. It is compiled apart from what
+     * surrounds it, so that the compiler can inline all of it: what is left out makes its vectors on the heap.
+     */
+    private void keyBlock(Call call, int kvHead, int from, int position, int count, int j, int keys, float[] dq,
+            float[] dk, float[] dv, int worker) {
+        AttentionShape a = call.shape;
+        int d = a.headDim();
+        int group = VectorAttention.group(a);
+        int rows = count * group;
+        int lanes = VectorScratch.roundUp(rows, VectorTile.COLUMNS);
+        int dims = VectorScratch.roundUp(d, VectorTile.COLUMNS);
+        int outRows = VectorScratch.roundUp(rows, VectorTile.ROWS);
+        int pitch = pitch(a, dims);
+        float[] queries = scratch.get(worker, QUERIES, lanes * pitch);
+        float[] queriesT = scratch.get(worker, QUERIES_T, dims * pitch);
+        float[] dOut = scratch.get(worker, D_OUT, lanes * pitch);
+        float[] dOutT = scratch.get(worker, D_OUT_T, dims * pitch);
+        float[] lse = scratch.get(worker, LSE, lanes);
+        float[] delta = scratch.get(worker, DELTA, lanes);
+        float[] kTile = scratch.get(worker, K_TILE, KEYS * pitch);
+        float[] vTile = scratch.get(worker, V_TILE, KEYS * pitch);
+        float[] p = scratch.get(worker, P, KEYS * pitch);
+        float[] ds = scratch.get(worker, DS, KEYS * pitch);
+        int keyRows = VectorScratch.roundUp(keys, VectorTile.ROWS);
+        VectorAttention.loadKeys(call.k, from + j, kvHead, keys, d, kTile, dims, pitch);
+        VectorAttention.loadKeys(call.v, from + j, kvHead, keys, d, vTile, dims, pitch);
+        VectorAttention.scores(kTile, queriesT, p, lanes, pitch, keys, j - position, group, d);
+        VectorAttention.mask(a, p, pitch, j, keys, position, count, group);
+        VectorAttention.scores(vTile, dOutT, ds, lanes, pitch, keys, j - position, group, d);
+        for (int key = 0; key < keys; key++) {
+            int at = VectorAttention.firstRow(j + key - position, group, lanes) / Lanes.L * Lanes.L;
+            Arrays.fill(p, key * pitch, key * pitch + at, 0f);
+            Arrays.fill(ds, key * pitch, key * pitch + at, 0f);
+            scoreGradients(p, ds, key * pitch, at, lanes, lse, delta);
+        }
+        Arrays.fill(p, keys * pitch, keyRows * pitch, 0f);
+        Arrays.fill(ds, keys * pitch, keyRows * pitch, 0f);
+        for (int i = 0; i < keyRows; i += VectorTile.ROWS) {
+            int r = VectorAttention.firstRow(j + i - position, group, rows);
+            int to = (j + i) * pitch;
+            VectorTile.rows(p, i * pitch + r, dOut, r * pitch, dv, to, pitch, dims, rows - r, true);
+            VectorTile.rows(ds, i * pitch + r, queries, r * pitch, dk, to, pitch, dims, rows - r, true);
+        }
+        for (int r = 0; r < outRows; r += VectorTile.ROWS) {
+            int seen = VectorAttention.seen(r + VectorTile.ROWS - 1, group, position - j, keys);
+            VectorTile.columns(ds, r, kTile, 0, dq, r * pitch, pitch, dims, seen, true);
         }
     }
 
