@@ -6,6 +6,7 @@
 //   quantize8    x [n] - offset -> codes [n], absmax [b]       nearest value of a map of 256
 //   dequantize8  codes [n] -> out [n]                          map[code] * absmax + offset
 #include "blockwise.cuh"
+#include "grid.cuh"
 
 #define MEAN_CHUNK 256
 #define MAP_SIZE 256
@@ -67,6 +68,8 @@ struct SharedSum {
 #define SHARE 8
 
 extern "C" __global__ void __launch_bounds__(256) mean_chunks(const float *absmax, long n, double *sums) {
+    next_may_begin();
+    previous_has_ended();
     long thread = (long)blockIdx.x * blockDim.x + threadIdx.x, chunk = thread / SHARE, from = chunk * MEAN_CHUNK;
     const int each = MEAN_CHUNK / SHARE;
     SharedSum s;
@@ -102,6 +105,8 @@ extern "C" __global__ void __launch_bounds__(256) mean_chunks(const float *absma
 extern "C" __global__ void __launch_bounds__(1024) mean_total(const double *sums, long chunks, long n, float *mean) {
     __shared__ double sum[32], magnitude[32];
     __shared__ int lowest[32];
+    next_may_begin();
+    previous_has_ended();
     SharedSum s;
     for (long i = threadIdx.x; i < chunks; i += blockDim.x) {
         s.add(sums[i]);
@@ -150,10 +155,12 @@ template <class T>
 __device__ void quantize8(const T *x, long n, const float *offset, const float *map, int blocksize,
         unsigned char *codes, float *absmax) {
     __shared__ float thresholds[PLACES];
+    next_may_begin();
     for (int i = threadIdx.x; i < MAP_SIZE - 1; i += blockDim.x) {
         thresholds[place(i)] = (map[i] + map[i + 1]) * 0.5f;
     }
     __syncthreads();
+    previous_has_ended();
     float shift = offset == nullptr ? 0 : *offset;
     bool vector = aligned(x, 16), words = aligned(codes, 8);
     int group = min(blocksize / PIECE, 32);

@@ -53,10 +53,11 @@ __device__ __forceinline__ void prefetch_adapters(const Matrices &all, int tiles
 #pragma unroll 1
     for (int i = threadIdx.x; i < tiles * TILE_ROWS; i += THREADS) {
         Tile tile = tile_of(all, i / TILE_ROWS);
+        const Matrix4 &w = all.of[tile.matrix];
         int row = tile.row + i % TILE_ROWS;
 #pragma unroll 1
-        for (int e = 0; e < tile.w.rank && row < tile.w.out; e += CACHE_LINE / 4) {
-            prefetch(tile.w.b + (long)row * tile.w.rank + e);
+        for (int e = 0; e < w.rank && row < w.out; e += CACHE_LINE / 4) {
+            prefetch(w.b + (long)row * w.rank + e);
         }
     }
 }

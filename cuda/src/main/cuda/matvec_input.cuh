@@ -90,16 +90,15 @@ struct Input {
         __syncthreads();
 #pragma unroll 1
         for (int token = 0; token < m; token++) {
-            // All warps add in the same order.
-            float squares = 0;
-            unsigned int largest = 0;
-#pragma unroll
-            for (int w = 0; w < WARPS; w++) {
-                squares += shared.squares[token][w];
-                largest = max(largest, shared.largest[token][w]);
-            }
+            unsigned int largest = __reduce_max_sync(0xffffffff, shared.largest[token][lane % WARPS]);
             float rstd = 1;
             if (norm != nullptr) {
+                // All warps add in the same order.
+                float squares = 0;
+#pragma unroll
+                for (int w = 0; w < WARPS; w++) {
+                    squares += shared.squares[token][w];
+                }
                 rstd = __frsqrt_rn(__fadd_rn(squares / (8 * pieces), eps));
                 // A bound of what the norm writes, short of its roundings, for which float16 has room.
                 largest = __float_as_uint(__uint_as_float(largest) * rstd) >> 16;

@@ -7,20 +7,24 @@
 #define LANES 16
 #define BATCH 4
 
-// A tile's matrix and its first row there.
+// a / b for 0 <= a < 2^20: half a unit is more than the quotient is off by.
+__device__ __forceinline__ int quotient(int a, int b) {
+    return (int)__fdividef(a + 0.5f, (float)b);
+}
+
+// A tile's matrix and its first row there. The matrix by its index: a reference would be read through generic addresses, which
+// takes as long as a read of global memory.
 struct Tile {
-    const Matrix4 &w;
-    int row;
+    int matrix, row;
 };
 
 // The block's tile `local`: tiles, or pairs of gate and up, go round the blocks.
 __device__ __forceinline__ Tile tile_of(const Matrices &all, int local) {
     if (all.gated) {
-        return {all.of[local % 2], (int)(local / 2 * gridDim.x + blockIdx.x) * TILE_ROWS};
+        return {local & 1, (int)((local >> 1) * gridDim.x + blockIdx.x) * TILE_ROWS};
     }
-    int tile = local * gridDim.x + blockIdx.x;
-    const Matrix4 &w = all.of[matrix_of(all, tile)];
-    return {w, (tile - w.first_tile) * TILE_ROWS};
+    int tile = local * gridDim.x + blockIdx.x, matrix = matrix_of(all, tile);
+    return {matrix, (tile - all.of[matrix].first_tile) * TILE_ROWS};
 }
 
 // Of a block's output i of [m, tiles, rows]: its token, tile and row in the tile.
@@ -28,25 +32,9 @@ struct Output {
     int token, local, r;
 
     __device__ __forceinline__ Output(int i, int tiles)
-            : token(i / (tiles * TILE_ROWS)), local(i / TILE_ROWS - token * tiles), r(i % TILE_ROWS) {
+            : token(quotient(i, tiles * TILE_ROWS)), local(i / TILE_ROWS - token * tiles), r(i % TILE_ROWS) {
     }
 };
-
-// added [m, tiles, rows] = residual + bias.
-__device__ __forceinline__ void read_added(const Matrices &all, int tiles, int m, float *added) {
-#pragma unroll 1
-    for (int i = threadIdx.x; i < tiles * TILE_ROWS * m; i += THREADS) {
-        Output o(i, tiles);
-        Tile tile = tile_of(all, o.local);
-        int row = tile.row + o.r;
-        float v = 0;
-        if (row < tile.w.out) {
-            v += tile.w.bias == nullptr ? 0 : to_f32(tile.w.bias[row]);
-            v += tile.w.residual == nullptr ? 0 : to_f32(tile.w.residual[(long)o.token * tile.w.out + row]);
-        }
-        added[i] = v;
-    }
-}
 
 // Where u of a matrix begins in shared memory: a token has u of all matrices, each from a multiple of four on.
 __device__ __forceinline__ int rank_place(const Matrices &all, int matrix) {
@@ -57,7 +45,7 @@ __device__ __forceinline__ int rank_place(const Matrices &all, int matrix) {
     return at;
 }
 
-// added += scale * u * B^T; `us` [m, rank_place of all]: u in shared memory. A barrier must be in front.
+// added [m, tiles, rows] = scale * u * B^T; `us` [m, rank_place of all]: u in shared memory. A barrier must be in front.
 __device__ __forceinline__ void add_adapters(const Matrices &all, int tiles, int m, const float *us,
         float *added) {
     int outputs = tiles * TILE_ROWS * m, k = threadIdx.x % LANES, stride = rank_place(all, MOST_MATRICES);
@@ -73,10 +61,10 @@ __device__ __forceinline__ void add_adapters(const Matrices &all, int tiles, int
             int i = first + j * (THREADS / LANES);
             Output o(min(i, outputs - 1), tiles);
             Tile tile = tile_of(all, o.local);
-            const Matrix4 &w = tile.w;
+            const Matrix4 &w = all.of[tile.matrix];
             rank[j] = i < outputs && tile.row + o.r < w.out ? w.rank : 0;
             b[j] = w.b + (long)(tile.row + o.r) * w.rank;
-            u[j] = us + o.token * stride + rank_place(all, (int)(&w - all.of));
+            u[j] = us + o.token * stride + rank_place(all, tile.matrix);
             scale[j] = w.scale;
             inner[j] = 0;
             vector &= rank[j] % 4 == 0 && aligned(b[j], 16);
@@ -116,40 +104,81 @@ __device__ __forceinline__ void add_adapters(const Matrices &all, int tiles, int
             }
             int i = first + j * (THREADS / LANES);
             if (k == 0 && i < outputs) {
-                added[i] = __fmaf_rn(scale[j], inner[j], added[i]);
+                added[i] = scale[j] * inner[j];
             }
         }
     }
 }
 
-// y = factor[token] * the sum of parts + added, of all of the block's tiles; `share` units a warp, `a_tile` units a tile.
-// A barrier must be in front.
-__device__ __forceinline__ void write_gated(const Matrices &all, float *parts, const float *added, int tiles, int m,
-        int a_tile, int share, const float *factor) {
-    auto result = [&](int local, int token, int r) {
-        int from = local * a_tile / share, to = ((local + 1) * a_tile - 1) / share;
-        float sum = 0;
-#pragma unroll 1
-        for (int p = from; p <= to; p++) {
-            sum += part_of(parts, p, local, m)[token * TILE_ROWS + r];
-        }
-        return from_f32<bf16>(sum * factor[token] + added[(token * tiles + local) * TILE_ROWS + r]);
-    };
-    int a_result = all.gated ? 2 : 1, results = tiles / a_result;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < results * TILE_ROWS * m; i += THREADS) {
-        Output o(i, results);
-        Tile tile = tile_of(all, o.local * a_result);
-        int row = tile.row + o.r;
-        if (row < tile.w.out) {
-            bf16 v = result(o.local * a_result, o.token, o.r);
-            if (all.gated) {
-                // As swiglu.cu rounds.
-                float up = to_f32(result(o.local * 2 + 1, o.token, o.r));
-                float gate = to_f32(v);
-                v = from_f32<bf16>(rounded<bf16>(gate * sigmoid(gate)) * up);
+// A thread's result, an element of y [m, rows] of the block's tiles, or pairs of them: the host sees to it that there are not more
+// than threads. Where it goes, and what is added to it, is asked for before the products are summed.
+struct Result {
+    bf16 *y = nullptr;
+    int local, token, r;
+    bf16 bias[2], residual[2];
+
+    __device__ __forceinline__ Result(const Matrices &all, int tiles, int m) {
+        int results = tiles >> all.gated;
+        if (threadIdx.x < results * TILE_ROWS * m) {
+            Output o(threadIdx.x, results);
+            local = o.local << all.gated, token = o.token, r = o.r;
+            Tile tile = tile_of(all, local);
+            int row = tile.row + r, out = all.of[tile.matrix].out;
+            if (row < out) {
+                y = all.of[tile.matrix].y + (long)token * out + row;
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    bias[k] = residual[k] = from_f32<bf16>(0);
+                    if (k <= all.gated) {
+                        const Matrix4 &w = all.of[tile.matrix + k];
+                        if (w.bias != nullptr) {
+                            bias[k] = w.bias[row];
+                        }
+                        if (w.residual != nullptr) {
+                            residual[k] = w.residual[(long)token * out + row];
+                        }
+                    }
+                }
             }
-            tile.w.y[(long)o.token * tile.w.out + row] = v;
         }
     }
-}
+
+    // y = factor[token] * the sum of parts + residual + bias + added; `share` units a warp, `a_tile` units a tile. A barrier must
+    // be in front.
+    __device__ __forceinline__ void write(const Matrices &all, const float *parts, const float *added, int tiles, int m,
+            int a_tile, int share, const float *factor) const {
+        if (y == nullptr) {
+            return;
+        }
+        float gate = 0, v = 0;
+#pragma unroll 1
+        for (int k = 0; k <= all.gated; k++) {
+            int tile = local + k, from = quotient(tile * a_tile, share), to = quotient((tile + 1) * a_tile - 1, share);
+            const float *part = parts + ((from + tile) * m + token) * TILE_ROWS + r;
+            float sum = 0;
+#pragma unroll 1
+            for (int p = from; p <= to; p += 4) {
+                // Four at a time.
+                float four[4];
+#pragma unroll
+                for (int q = 0; q < 4; q++) {
+                    four[q] = p + q <= to ? part[q * m * TILE_ROWS] : 0;
+                }
+#pragma unroll
+                for (int q = 0; q < 4; q++) {
+                    sum += four[q];
+                }
+                part += 4 * m * TILE_ROWS;
+            }
+            sum = __fmaf_rn(sum, factor[token], k == 0 ? to_f32(bias[0]) + to_f32(residual[0])
+                    : to_f32(bias[1]) + to_f32(residual[1]));
+            if (all.adapted) {
+                sum += added[(token * tiles + tile) * TILE_ROWS + r];
+            }
+            gate = v;
+            v = rounded<bf16>(sum);
+        }
+        // As swiglu.cu rounds.
+        *y = from_f32<bf16>(all.gated ? rounded<bf16>(gate * sigmoid(gate)) * v : v);
+    }
+};

@@ -10,12 +10,11 @@
 #include "matrices.cuh"
 #include "ptx.cuh"
 #include "numbers.cuh"
+#include "tile.cuh"
 
-#define TILE_ROWS 16
 #define TOKENS 8
 #define WARPS 16
 #define THREADS (WARPS * WARP)
-#define UNIT 256
 // Threads that share the inner product of an adapter.
 #define SHARE 8
 

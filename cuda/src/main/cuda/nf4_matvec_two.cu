@@ -3,8 +3,9 @@
 // the rest; as there, a block's constant is multiplied with the sum of its columns, x is brought to float16 exactly, and of W
 // only the codebook is rounded, to float16.
 //
-// The limit is reading W: a warp reads whole lines, has several units under way, and nothing else is read meanwhile. Constants
-// are made before the kernel in front has ended.
+// The limit is reading W, and what a block does before it multiplies, since memory is idle then: of 14 us for 14336 x 4096 that
+// were 4. A warp reads whole lines and has two units under way. What constants are made of is asked for first, before the kernel
+// in front has ended; they are made while x is on its way.
 //
 // x may be what RMSNorm makes of it (matvec_input.cuh), adapters' u = x * A^T are computed here too (matvec_inner.cuh), and
 // of gate and up only silu(gate) * up is written: in decoding a launch costs more than any of these.
@@ -12,21 +13,8 @@
 #include "matvec_inner.cuh"
 #include "matvec_input.cuh"
 
-#define CHUNK 64
-#define CHUNKS (UNIT / CHUNK)
 // Units of a warp under way.
 #define SETS 2
-
-// Of the table of pairs (exact16.cuh); the gaps between rows are not used.
-#define ROW_PIECES (WARP * 4 / 16)
-#define TABLE_PIECES (256 * ROW_PIECES / THREADS)
-
-__device__ __forceinline__ void mma_f16(float *c, const unsigned int *a, unsigned int b0, unsigned int b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // As decode of exact16.cuh; `table` and what follows it are 32 bits.
 __device__ __forceinline__ unsigned int pair_of(unsigned int table, unsigned int own, unsigned int word, int n) {
@@ -41,24 +29,49 @@ __device__ __forceinline__ int scale_stride(int in) {
     return in / CHUNK + CHUNKS;
 }
 
-__device__ __forceinline__ void make_scales(const Matrices &all, int tiles, const float *map, float *scales) {
-    const int a_row = all.in / CHUNK;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < tiles * TILE_ROWS * a_row / CHUNKS; i += THREADS) {
-        int row = i * CHUNKS / a_row, column = i * CHUNKS - row * a_row;
-        Tile tile = tile_of(all, row / TILE_ROWS);
-        const Matrix4 &w = tile.w;
-        long block = (long)min(tile.row + row % TILE_ROWS, w.out - 1) * a_row + column;
-        unsigned int codes = __ldg((const unsigned int *)((const unsigned char *)w.absmax + block));
-        float second = __ldg(w.absmax2 + (block >> LOG_NESTED_BLOCKSIZE)), offset = __ldg(w.offset);
-        float v[CHUNKS];
+// Sixteen constants of a tile: their codes, which follow each other in memory, and what they have in common.
+struct ScalePiece {
+    unsigned int codes[4];
+    float second, offset;
+
+    // Piece i of the block's. Nothing is read beyond a matrix.
+    __device__ __forceinline__ void load(const Matrices &all, int i) {
+        const int a_row = (unsigned int)all.in / CHUNK, local = quotient(i, a_row);
+        Tile tile = tile_of(all, local);
+        const Matrix4 &w = all.of[tile.matrix];
+        unsigned int first = tile.row * a_row + (i - local * a_row) * 16, end = w.out * a_row;
+        second = __ldg(w.absmax2 + (min(first, end - 1) >> LOG_NESTED_BLOCKSIZE));
+        offset = __ldg(w.offset);
 #pragma unroll
-        for (int k = 0; k < CHUNKS; k++) {
-            v[k] = __fadd_rn(__fmul_rn(map[codes >> 8 * k & 255], second), offset);
+        for (int k = 0; k < 4; k++) {
+            codes[k] = __ldg((const unsigned int *)((const unsigned char *)w.absmax + min(first + 4 * k, end - 4)));
         }
-        *(float4 *)(scales + row * scale_stride(all.in) + column) = make_float4(v[0], v[1], v[2], v[3]);
     }
-}
+
+    // Both levels applied.
+    __device__ __forceinline__ void store(const Matrices &all, int i, const float *map, float *scales) const {
+        const int a_row = (unsigned int)all.in / CHUNK, local = quotient(i, a_row);
+        int at = (i - local * a_row) * 16, row = quotient(at, a_row), column = at - row * a_row;
+        row += local * TILE_ROWS;
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            float v[CHUNKS];
+#pragma unroll
+            for (int j = 0; j < CHUNKS; j++) {
+                v[j] = __fadd_rn(__fmul_rn(map[codes[k] >> 8 * j & 255], second), offset);
+            }
+            *(float4 *)(scales + row * scale_stride(all.in) + column) = make_float4(v[0], v[1], v[2], v[3]);
+            column += CHUNKS;
+            if (column == a_row) {
+                column = 0;
+                row++;
+            }
+        }
+    }
+};
+
+// Pieces that a thread reads before the kernel in front has ended.
+#define HELD 2
 
 // A warp's units of a block's tiles, of tile j from a column on. What is read ahead is of tile `ahead`.
 //
@@ -75,14 +88,19 @@ struct Run {
     uint4 words[SETS][4];
 
     __device__ __forceinline__ Run(const Matrices &all, int begin, int units) : all(all), left(units), to_read(units) {
-        int a_tile = all.in / UNIT;
-        ahead = j = begin / a_tile;
+        int a_tile = (unsigned int)all.in / UNIT;
+        ahead = j = quotient(begin, a_tile);
         ahead_column = column = (begin - j * a_tile) * UNIT;
         if (left > 0) {
             begin_rows();
+            ask(words[0]);
         }
+    }
+
+    // The other units. Not at once: what is read between would wait behind them.
+    __device__ __forceinline__ void read_more() {
 #pragma unroll
-        for (int s = 0; s < SETS; s++) {
+        for (int s = 1; s < SETS; s++) {
             read(words[s]);
         }
     }
@@ -91,10 +109,10 @@ struct Run {
     __device__ __forceinline__ void begin_rows() {
         int lane = threadIdx.x % WARP;
         Tile tile = tile_of(all, ahead);
-        const Matrix4 &w = tile.w;
+        const Matrix4 &w = all.of[tile.matrix];
 #pragma unroll
         for (int k = 0; k < 4; k++) {
-            rows[k] = w.packed + (long)min(tile.row + 4 * k + lane / 8, w.out - 1) * all.in / 2 + lane % 8 * 16;
+            rows[k] = w.packed + (long)min(tile.row + 4 * k + lane / 8, w.out - 1) * ((unsigned int)all.in / 2) + lane % 8 * 16;
         }
     }
 
@@ -105,13 +123,17 @@ struct Run {
                 ahead++;
                 begin_rows();
             }
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                to[k] = load_once(rows[k] + ahead_column / 2);
-            }
-            ahead_column += UNIT;
-            to_read--;
+            ask(to);
         }
+    }
+
+    __device__ __forceinline__ void ask(uint4 (&to)[4]) {
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            to[k] = load_once(rows[k] + ahead_column / 2);
+        }
+        ahead_column += UNIT;
+        to_read--;
     }
 
     // Multiplies with x [m, in] as Input copied it, and writes the parts.
@@ -188,49 +210,65 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_two_bf16(con
     next_may_begin();
     const int in = all.in;
     int warp = threadIdx.x / WARP;
-    // Tiles, or pairs of them, that are left for this block.
-    int a_turn = all.gated ? 2 : 1, tiles = (all.tiles / a_turn - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x * a_turn;
+    // The first weights and what is not much are asked for while the kernel in front may still run, before any of it is used.
+    PairTable<THREADS> pairs(codebook);
+    float value;
+    if (threadIdx.x < 256) {
+        value = map[threadIdx.x];
+    }
+    // Tiles, or pairs of them, go round the blocks.
+    int turns = tiles_a_block >> all.gated;
+    turns -= blockIdx.x >= (all.tiles >> all.gated) - (turns - 1) * gridDim.x;
+    int tiles = turns << all.gated;
     // In shared memory: the table, parts [warps + tiles, m, rows], what is added [m, tiles, rows], constants, x and, in its
     // place at the end, u; rows of x a piece apart to spread the banks.
     float *parts = (float *)(table + TABLE_BYTES), *added = parts + (WARPS + tiles_a_block) * m * TILE_ROWS;
     float *scales = added + tiles_a_block * m * TILE_ROWS;
     unsigned char *copied = (unsigned char *)(scales + tiles_a_block * TILE_ROWS * scale_stride(in));
-    const int x_bytes = 2 * in + 16;
-    int a_tile = in / UNIT, share = (tiles * a_tile + WARPS - 1) / WARPS;
-    Run run(all, warp * share, max(min(share, tiles * a_tile - warp * share), 0));
-    // Weights are asked for before the table is made, and while the kernel in front may still run.
-    float lower = codebook->value[threadIdx.x / ROW_PIECES % 16], upper[TABLE_PIECES];
+    const int x_bytes = 2 * in + 16, scale_pieces = tiles * ((unsigned int)in / CHUNK);
+    int a_tile = (unsigned int)in / UNIT, share = (unsigned int)(tiles * a_tile + WARPS - 1) / WARPS;
+    ScalePiece held[HELD];
 #pragma unroll
-    for (int k = 0; k < TABLE_PIECES; k++) {
-        upper[k] = codebook->value[(threadIdx.x + k * THREADS) / ROW_PIECES / 16];
+    for (int k = 0; k < HELD; k++) {
+        if (threadIdx.x + k * THREADS < scale_pieces) {
+            held[k].load(all, threadIdx.x + k * THREADS);
+        }
+    }
+    Run run(all, warp * share, max(min(share, tiles * a_tile - warp * share), 0));
+    Input input(x, all.norm, m, in);
+    if (all.adapted) {
+        prefetch_adapters(all, tiles);
     }
     if (threadIdx.x < 256) {
-        map_values[threadIdx.x] = map[threadIdx.x];
+        map_values[threadIdx.x] = value;
     }
     if (threadIdx.x == 0) {
         ready = 0;
     }
-    Input input(x, all.norm, m, in);
-#pragma unroll
-    for (int k = 0; k < TABLE_PIECES; k++) {
-        int at = threadIdx.x + k * THREADS;
-        unsigned int pair = pack_f16(upper[k], lower);
-        *(uint4 *)(table + at / ROW_PIECES * ROW_BYTES + at % ROW_PIECES * 16) = make_uint4(pair, pair, pair, pair);
-    }
-    if (all.adapted) {
-        prefetch_adapters(all, tiles);
-    }
-    __syncthreads();
-    make_scales(all, tiles, map_values, scales);
+    pairs.write(table);
     previous_has_ended();
     input.begin();
-    read_added(all, tiles, m, added);
+    __syncthreads();
+    // While x is on its way, which must not be waited for here.
+    ScalePiece piece = held[0];
+#pragma unroll 1
+    for (int i = threadIdx.x; i < min(scale_pieces, HELD * THREADS); i += THREADS) {
+        piece.store(all, i, map_values, scales);
+        piece = held[1];
+    }
+#pragma unroll 1
+    for (int i = threadIdx.x + HELD * THREADS; i < scale_pieces; i += THREADS) {
+        piece.load(all, i);
+        piece.store(all, i, map_values, scales);
+    }
     input.copy(all.eps, copied, x_bytes, input_shared);
+    run.read_more();
     const float *factor = input_shared.factor;
     if (all.pieces > 0) {
         inner_products(all, copied, x_bytes, m, factor, &ready);
     }
 
+    Result result(all, tiles, m);
     run.multiply(shared_address(table), copied, x_bytes, m, scales, parts);
     if (all.adapted) {
         float *us = (float *)copied;
@@ -238,5 +276,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_two_bf16(con
         add_adapters(all, tiles, m, us, added);
     }
     __syncthreads();
-    write_gated(all, parts, added, tiles, m, a_tile, share, factor);
+    result.write(all, parts, added, tiles, m, a_tile, share, factor);
 }

@@ -9,14 +9,6 @@
 #include "grid.cuh"
 #include "nf4_matvec.cuh"
 
-#define CHUNK 64
-#define CHUNKS (UNIT / CHUNK)
-#define LOG_CHUNK 6
-
-// Of the table of pairs (exact16.cuh); the gaps between rows are not used.
-#define ROW_PIECES (WARP * 4 / 16)
-#define TABLE_PIECES (256 * ROW_PIECES / THREADS)
-
 // 8 bytes that are read once: they are kept out of the first-level cache.
 __device__ __forceinline__ uint2 load_once8(const void *p) {
     uint2 v;
@@ -25,13 +17,6 @@ __device__ __forceinline__ uint2 load_once8(const void *p) {
 }
 
 #define LINE 128
-
-__device__ __forceinline__ void mma_f16(float *c, const unsigned int *a, unsigned int b0, unsigned int b1) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-        "{%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
 
 // Two constants of a unit, of row lane / 2 and chunks lane % 2 * 2 and the next: read ahead, then both levels applied.
 struct Scales {
@@ -128,23 +113,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_matvec_wide_bf16(co
         constants.load(scale_row + ahead_column, log_blocksize);
     }
     // Weights are asked for before the table is made, and while the kernel in front may still run.
-    float lower = codebook->value[threadIdx.x / ROW_PIECES % 16], upper[TABLE_PIECES];
-#pragma unroll
-    for (int k = 0; k < TABLE_PIECES; k++) {
-        upper[k] = codebook->value[(threadIdx.x + k * THREADS) / ROW_PIECES / 16];
-    }
+    PairTable<THREADS> pairs(codebook);
     if (threadIdx.x < 256) {
         map_values[threadIdx.x] = map[threadIdx.x];
     }
     if (threadIdx.x < TOKENS) {
         largest[threadIdx.x] = 0;
     }
-#pragma unroll
-    for (int k = 0; k < TABLE_PIECES; k++) {
-        int at = threadIdx.x + k * THREADS;
-        unsigned int pair = pack_f16(upper[k], lower);
-        *(uint4 *)(table + at / ROW_PIECES * ROW_BYTES + at % ROW_PIECES * 16) = make_uint4(pair, pair, pair, pair);
-    }
+    pairs.write(table);
     if (all.adapted) {
         prefetch_adapters(all, first_tile, tiles);
     }

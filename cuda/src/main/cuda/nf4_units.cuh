@@ -6,15 +6,10 @@
 // 16 t + 15. What counts here is how few instructions a pair of weights takes: two, one that puts an address together and
 // one that reads the pair.
 #pragma once
-#include "codebook.cuh"
 #include "exact16.cuh"
+#include "tile.cuh"
 #include "ptx.cuh"
 
-#define TILE_ROWS 16
-#define UNIT 256
-#define CHUNK 64
-#define CHUNKS (UNIT / CHUNK)
-#define LOG_CHUNK 6
 
 // In the gaps of the table of pairs (exact16.cuh) are the codes of units on their way, of MOST_UNITS: rows of 128 bytes,
 // pieces of 16 bytes of row r in the order p ^ r % 8, which spreads the banks.
@@ -22,23 +17,6 @@
 // Of a unit, elsewhere: a word of constants' codes for each row, absmax2 for each row, the 64 constants by rows.
 #define AT_SCALES (WARP * 4)
 #define CONSTANT_BYTES (AT_SCALES + TILE_ROWS * CHUNKS * 4)
-
-// The first `threads` threads write the table; a barrier must follow.
-template <int threads> __device__ __forceinline__ void make_table(const Codebook *codebook, unsigned char *table) {
-    const int pieces = WARP * 4 / 16, each = 256 * pieces / threads;
-    static_assert(threads % (16 * pieces) == 0, "a thread's lower codes are one");
-    float lower = codebook->value[threadIdx.x / pieces % 16], upper[each];
-#pragma unroll
-    for (int k = 0; k < each; k++) {
-        upper[k] = codebook->value[(threadIdx.x + k * threads) / pieces / 16];
-    }
-#pragma unroll
-    for (int k = 0; k < each; k++) {
-        unsigned int pair = pack_f16(upper[k], lower);
-        *(uint4 *)(table + (threadIdx.x + k * threads) / pieces * ROW_BYTES + threadIdx.x % pieces * 16)
-                = make_uint4(pair, pair, pair, pair);
-    }
-}
 
 // Where unit i is.
 struct Place {

@@ -2,6 +2,7 @@
 //
 // Block-wise quantization to 4 bits: x [n] -> packed [ceil(n/2)], absmax [b], the code of x * (1 / absmax).
 #include "blockwise.cuh"
+#include "grid.cuh"
 #include "ptx.cuh"
 
 // The code by counting thresholds, for any number.
@@ -239,6 +240,7 @@ __device__ __forceinline__ void quantize_plain(const bf16 *x, unsigned int piece
     bool first = threadIdx.x % PLAIN_GROUP == 0;
     unsigned int own = threadIdx.x % COPIES * sizeof(Plain);
     const uint4 *from = (const uint4 *)x;
+    previous_has_ended();
     uint4 ahead[TURNS];
 #pragma unroll
     for (int i = 0; i < TURNS; i++) {
@@ -334,6 +336,7 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
                 quantize_plain(x, (unsigned int)done, plain, encoder, absmax);
             }
         }
+        previous_has_ended();
         Raw<T> ahead;
         ahead.load(x, (done + thread) * PIECE, n, vector);
         for (long at = done + thread; at < all; at += threads) {
@@ -345,6 +348,7 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
         }
         return;
     }
+    previous_has_ended();
     Raw<T> raw;
     for (long at = thread; at < all; at += threads) {
         long block = at >> log_group, from = block * blocksize + lane * PIECE;
@@ -369,6 +373,7 @@ __device__ void quantize4(const T *x, long n, const Codebook *codebook, int bloc
 #define VARIANT(T, SUFFIX)                                                                                             \
     extern "C" __global__ void __launch_bounds__(256) quantize4_##SUFFIX(const T *x, long n, const Codebook *codebook, \
             int blocksize, unsigned char *packed, float *absmax) {                                                     \
+        next_may_begin();                                                                                              \
         quantize4(x, n, codebook, blocksize, packed, absmax);                                                          \
     }
 

@@ -120,6 +120,7 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
     const int chunk_bytes = N * 128, unit_bytes = CHUNKS * chunk_bytes;
     extern __shared__ __align__(1024) unsigned char block_memory[];
     __shared__ float map[256];
+    __shared__ float factors[N];
     __shared__ __align__(8) u64 barriers[2 * X_STAGES];
     unsigned char *xs = block_memory, *table = xs + X_STAGES * unit_bytes, *constants = table + TABLE_BYTES;
     next_may_begin();
@@ -148,9 +149,12 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
         ask(s);
     }
     map[threadIdx.x] = c.map[threadIdx.x];
-    make_table<THREADS>(codebook, table);
+    PairTable<THREADS>(codebook).write(table);
     __syncthreads();
     previous_has_ended();
+    if (threadIdx.x < N) {
+        factors[threadIdx.x] = factor[threadIdx.x];
+    }
     auto copy_x = [&](int u) {
         int s = u % X_STAGES;
         copy_bulk(shared_address(xs) + s * unit_bytes, image + (long)(first + u) * unit_bytes, unit_bytes, full + 8 * s);
@@ -159,7 +163,8 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
         copy_x(u);
     }
     float total[N / 2] = {}, acc[2][N / 2];
-    int place = 0, stage = 0, parity = 0;
+    int place = 0;
+    Ring<X_STAGES> ring;
     for (int u = 0; u < units; u++) {
         copy_wait<STAGES - 1>();
         __syncwarp();
@@ -167,27 +172,35 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
         unit.take(Place(table, constants, warp * STAGES + place), map, source.offset);
         ask(place);
         place ^= 1;
-        u64 b = descriptor(matrix(shared_address(xs) + stage * unit_bytes));
-        barrier_wait(full + 8 * stage, parity);
-#pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        u64 b = descriptor(matrix(shared_address(xs) + ring.slot * unit_bytes));
+        // A chunk is decoded while the one before is multiplied.
+        u32 a[2][4][4];
+        auto decode_chunk = [&](int chunk) {
             const uint2 w0 = unit.words[chunk][0], w1 = unit.words[chunk][1];
-            u32 a[4][4];
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 u32 u0 = k < 2 ? w0.x : w0.y, u1 = k < 2 ? w1.x : w1.y;
-                a[k][0] = decode(table, 4 * lane, u0, k % 2 * 2);
-                a[k][1] = decode(table, 4 * lane, u1, k % 2 * 2);
-                a[k][2] = decode(table, 4 * lane, u0, k % 2 * 2 + 1);
-                a[k][3] = decode(table, 4 * lane, u1, k % 2 * 2 + 1);
+                u32 (&to)[4] = a[chunk % 2][k];
+                to[0] = decode(table, 4 * lane, u0, k % 2 * 2);
+                to[1] = decode(table, 4 * lane, u1, k % 2 * 2);
+                to[2] = decode(table, 4 * lane, u0, k % 2 * 2 + 1);
+                to[3] = decode(table, 4 * lane, u1, k % 2 * 2 + 1);
             }
+        };
+        decode_chunk(0);
+        barrier_wait(full + 8 * ring.slot, ring.parity);
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
             hold(acc[chunk % 2]);
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                wgmma(acc[chunk % 2], a[k], b + (chunk * chunk_bytes >> 4) + k * 2, k > 0);
+                wgmma(acc[chunk % 2], a[chunk % 2][k], b + (chunk * chunk_bytes >> 4) + k * 2, k > 0);
             }
             wgmma_commit();
+            if (chunk + 1 < CHUNKS) {
+                decode_chunk(chunk + 1);
+            }
             if (chunk > 0) {
                 wgmma_wait<1>();
                 add(total, acc[(chunk + 1) % 2], unit.scale(chunk - 1, 0), unit.scale(chunk - 1, 1));
@@ -196,17 +209,14 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
         wgmma_wait<0>();
         add(total, acc[1], unit.scale(CHUNKS - 1, 0), unit.scale(CHUNKS - 1, 1));
         if (lane == 0) {
-            barrier_arrive(empty + 8 * stage);
+            barrier_arrive(empty + 8 * ring.slot);
         }
-        // The stage of the unit before, which the others have left by now or soon will, is filled again.
+        // The slot of the unit before, which the others have left by now or soon will, is filled again.
         if (threadIdx.x == 0 && u > 0 && u - 1 + X_STAGES < units) {
             barrier_wait(empty + 8 * ((u - 1) % X_STAGES), (u - 1) / X_STAGES & 1);
             copy_x(u - 1 + X_STAGES);
         }
-        if (++stage == X_STAGES) {
-            stage = 0;
-            parity ^= 1;
-        }
+        ring.next();
     }
     // Sums [token, row], where x was.
     __syncthreads();
@@ -223,7 +233,7 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
         int token = i / (ROWS / 4), r = i % (ROWS / 4) * 4, o = first_row + r;
         if (o < out) {
             float4 v = *(const float4 *)(sums + token * SUM_STRIDE + r);
-            float f = factor[token];
+            float f = factors[token];
             long at = (long)token * out + o;
             v = make_float4(v.x * f, v.y * f, v.z * f, v.w * f);
             if (gridDim.y > 1) {

@@ -109,7 +109,8 @@ final class CudaMatvec {
             int bytes = TABLE_BYTES + (WARPS + 2 * a) * row
                     + a * TILE_ROWS * Float.BYTES * (in / CHUNK + UNIT / CHUNK)
                     + m * Math.max(Short.BYTES * in + X_GAP, Float.BYTES * ranks);
-            if (bytes <= limit) {
+            // A thread has one result.
+            if (bytes <= limit && (gated ? a / 2 : a) * TILE_ROWS * m <= THREADS) {
                 return new Division(a, bytes, true, true, true);
             }
         }

@@ -76,7 +76,8 @@ class CudaConstantsTest {
             "256,8,4096,64,2,true,true,false", "256,8,14336,64,2,false,false,false", "1,1,256,4096,1,true,true,false",
             "1,1,256,64,1,true,true,true",
             "896,1,4096,32,7,true,false,false", "896,2,4128,64,7,true,false,false", "896,3,4096,64,7,true,true,false",
-            "100000,8,4096,64,280,false,false,false", "256,2,65536,64,2,false,false,false"})
+            "100000,8,4096,64,280,false,false,false", "256,2,65536,64,2,false,false,false",
+            "2112,2,256,64,16,true,true,true", "2113,2,256,64,17,true,true,false"})
     void matvecIsDivided(int tiles, int m, int in, int blocksize, int perBlock, boolean copies, boolean wide,
             boolean two) {
         CudaMatvec.Division d = CudaMatvec.divide(tiles, m, in,
