@@ -83,8 +83,9 @@ final class VectorWordDots {
     }
 
     /**
-     * Where a vector is the whole codebook. The nibbles stand one by one, 1.2 to 1.3 times as fast as in a loop; the Vector
-     * API is called without helpers of our own, which the compiler would not inline into so large a method.
+     * Where a vector is the whole codebook. The nibbles stand one by one, up to 1.3 times as fast as in a loop; the Vector
+     * API is called without helpers of our own, which the compiler would not inline into so large a method: so what both
+     * methods do with the constants is written twice.
      */
     private static void wide(VectorCodec codec, MemorySegment packed, long from, long distance, int words, int unit,
             float[] scales, int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to,
@@ -174,8 +175,7 @@ final class VectorWordDots {
     }
 
     /**
-     * Where a lookup is several instructions: the same, bit for bit but for the number of lanes. The loops are small, for
-     * the compiler to inline all of them.
+     * The same where a lookup is several instructions. The loops are small, for the compiler to inline all of them.
      */
     private static void narrow(VectorCodec codec, MemorySegment packed, long from, long distance, int words, int unit,
             float[] scales, int scaleAt, int scaleRow, int blockShift, float[] xs, int x, float[] lanes, int to,
