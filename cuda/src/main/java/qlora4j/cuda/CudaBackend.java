@@ -234,6 +234,11 @@ public final class CudaBackend implements Backend {
         return overwritten;
     }
 
+    /** A tensor's codes change: what lies dequantized in the workspace may be of the old ones. */
+    synchronized void quantized() {
+        overwritten++;
+    }
+
     synchronized long workspaceBytes() {
         return workspace == null ? 0 : workspace.bytes();
     }

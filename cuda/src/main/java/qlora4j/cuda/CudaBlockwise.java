@@ -132,6 +132,7 @@ final class CudaBlockwise implements BlockwiseKernels {
 
     @Override
     public void quantize4(Stream stream, Tensor x, QuantType type, int blocksize, Tensor packed, Tensor absmax) {
+        cuda.quantized();
         quantize4.get(x).launch((CudaStream) stream, grid(absmax.size() * group(blocksize), QUANTIZE_BLOCKS), THREADS,
                 Kernel.args().ptr(x).i64(x.size())
                         .ptr(codebook(type)).i32(blocksize).ptr(packed).ptr(absmax));

@@ -10,6 +10,7 @@ import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import qlora4j.blockwise.Blockwise;
 import qlora4j.blockwise.QuantConfig;
 import qlora4j.blockwise.QuantType;
 import qlora4j.blockwise.QuantizedTensor;
@@ -128,6 +129,10 @@ class WeightsAheadGpuTest {
                 Tensor up = out(cuda, outputs, f);
                 Tensor middle = out(cuda, outputs, f);
                 Linear.Inner u2 = GatedLinear.forward(s, use, gated, h2, gate, up, true, middle, DecoderOps.SWIGLU);
+                if (disturbed) {
+                    Tensor other = Gpu.device(cuda, Gpu.normal(random, DType.BF16, hidden, f));
+                    Blockwise.quantize(s, other, ((LinearWeight.Quantized) down.getFirst().weight()).w());
+                }
                 Linear.announce(s, qkv);
                 Tensor ud = down.getFirst().forward(s, use, middle, h2, out(cuda, outputs, hidden));
                 Linear.Inner again = Linear.forward(s, use, qkv, outputs.getLast(), out(cuda, outputs, hidden),
