@@ -3,7 +3,7 @@
 #include "gemm_hopper.cuh"
 
 // 1/(1 + exp(-x)) within 2^-20 of it: what is made of it is rounded to bfloat16.
-__device__ __forceinline__ float sigmoid(float x) {
+__device__ __forceinline__ float approximate_sigmoid(float x) {
     float e, r;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x * -1.44269504f));
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(1 + e));
@@ -13,12 +13,12 @@ __device__ __forceinline__ float sigmoid(float x) {
 // Of pairs of elements.
 __device__ __forceinline__ u32 swiglu(u32 gate, u32 up) {
     float g = low_half(gate), h = high_half(gate);
-    u32 silu = pack_bf16(g * sigmoid(g), h * sigmoid(h));
+    u32 silu = pack_bf16(g * approximate_sigmoid(g), h * approximate_sigmoid(h));
     return pack_bf16(low_half(silu) * low_half(up), high_half(silu) * high_half(up));
 }
 
 __device__ __forceinline__ void swiglu_backward(float d, float& gate, float& up) {
-    float g = gate, sigma = sigmoid(g);
+    float g = gate, sigma = approximate_sigmoid(g);
     gate = d * up * sigma * (1 + g * (1 - sigma));
     up = d * g * sigma;
 }
