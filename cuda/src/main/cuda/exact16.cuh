@@ -59,10 +59,7 @@ __device__ __forceinline__ int x_exponent(unsigned int largest) {
 
 // The largest magnitude of eight elements, in bits.
 __device__ __forceinline__ unsigned int largest_of(uint4 p) {
-    unsigned int most = p.x & 0x7fff7fff;
-    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.y & 0x7fff7fff));
-    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.z & 0x7fff7fff));
-    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.w & 0x7fff7fff));
+    unsigned int most = largest_pair(p);
     return max(most & 0xffff, most >> 16);
 }
 

@@ -100,3 +100,13 @@ __device__ __forceinline__ uint4 load_once(const void* p) {
                  : "l"(p));
     return v;
 }
+
+// Of eight elements of bfloat16 the largest magnitude of those in lower halves and that of those in upper ones; NaN where
+// one is.
+__device__ __forceinline__ unsigned int largest_pair(const uint4 &p) {
+    unsigned int most = p.x & 0x7fff7fff;
+    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.y & 0x7fff7fff));
+    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.z & 0x7fff7fff));
+    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.w & 0x7fff7fff));
+    return most;
+}

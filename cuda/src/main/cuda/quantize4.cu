@@ -221,10 +221,7 @@ __device__ bool ascends(const Codebook &c) {
 
 // The largest magnitude, as the bits of a float.
 __device__ __forceinline__ int largest_of(const uint4 &p) {
-    unsigned int most = p.x & 0x7fff7fff;
-    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.y & 0x7fff7fff));
-    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.z & 0x7fff7fff));
-    asm("max.NaN.bf16x2 %0, %0, %1;" : "+r"(most) : "r"(p.w & 0x7fff7fff));
+    unsigned int most = largest_pair(p);
     return max(most << 16, most & 0xffff0000);
 }
 

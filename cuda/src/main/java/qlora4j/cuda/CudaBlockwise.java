@@ -23,7 +23,7 @@ import qlora4j.tensor.Tensor;
 final class CudaBlockwise implements BlockwiseKernels {
     private static final int THREADS = 256;
     /** Elements a thread of quantize and dequantize holds. */
-    private static final int PIECE = 8;
+    static final int PIECE = 8;
     private static final int WARP = 32;
     private static final int MEAN_CHUNK = 256;
     /** Threads that sum a chunk. */
@@ -160,7 +160,7 @@ final class CudaBlockwise implements BlockwiseKernels {
 
     /** The arguments that describe a quantized tensor. */
     private Kernel.Args weight(Kernel.Args args, QuantizedTensor w) {
-        return args.ptr(w.packed()).ptr(w.absmax()).ptr(w.absmax2()).ptr(w.offset()).ptr(map(DynamicMap.SIGNED))
+        return args.ptr(w.packed()).ptr(w.absmax()).ptr(w.absmax2()).ptr(w.offset()).ptr(signedMap())
                 .i32(log2(w.config().blocksize())).ptr(codebook(w.config().type()));
     }
 
@@ -215,7 +215,7 @@ final class CudaBlockwise implements BlockwiseKernels {
 
     /** Products of few rows with up to {@link CudaMatvec#MOST} matrices that go {@link CudaMatvec#together}. */
     void multiplyFew(CudaStream s, Tensor x, CudaMatvec.Beside beside, CudaMatvec.Product... all) {
-        matvec.multiply(s, x, map(DynamicMap.SIGNED), codebook(all[0].w().config().type()), beside, all);
+        matvec.multiply(s, x, signedMap(), codebook(all[0].w().config().type()), beside, all);
     }
 
     /** Whether {@link #multiplyFew} can do {@code beside} with {@code m} rows. */

@@ -23,7 +23,7 @@ final class WeightsAhead {
     static final int MOST_PARTS = 3;
     private static final int PART_BYTES = 5 * 8 + 2 * 4;
     static final int PARTS_BYTES = MOST_PARTS * PART_BYTES + 2 * 8 + 2 * 4;
-    private static final int PIECE = 8;
+    private static final int PIECE = CudaBlockwise.PIECE;
     /** Multiplications of a launch for each element that it dequantizes beside them: with fewer it would end later. */
     private static final long MULTIPLICATIONS = 1500;
 
