@@ -26,7 +26,7 @@ final class LossCheck {
     private static final double RATE = 0.02;
     /** Sums of about a hundred float32 terms in another order, through two layers and back. */
     private static final double FLOAT_TOLERANCE = 1e-4;
-    /** Activations have 8 bits: each is off by up to 2^-9 of itself, differently where sums are rounded differently. */
+    /** Activations have 8 bits: each is off by up to 2^-8 of itself, differently where sums are rounded differently. */
     private static final double BFLOAT_TOLERANCE = 1e-2;
 
     private LossCheck() {
