@@ -42,6 +42,11 @@ final class TinyModels {
             "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-05, "vocab_size": 320,
             "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2, "dtype": "float32",
             """;
+    /** All inputs of linear layers are multiples of 256, as those of published models: kernels for few rows want that. */
+    private static final String WIDE = SHAPE.replace("\"hidden_size\": 64", "\"hidden_size\": 256")
+            .replace("\"intermediate_size\": 176", "\"intermediate_size\": 512")
+            .replace("_attention_heads\": 4", "_attention_heads\": 16")
+            .replace("_value_heads\": 2", "_value_heads\": 4");
     /** What tells each kind from the others. */
     private static final Map<String, String> KINDS = new TreeMap<>(Map.of(
             "llama", """
@@ -66,8 +71,17 @@ final class TinyModels {
 
     /** Writes a random model of {@code kind} into {@code directory}: normal weights that keep activations near one. */
     static Path write(Path directory, String kind, Random random) throws IOException {
+        return write(directory, kind, SHAPE, random);
+    }
+
+    /** The same with layers of 256 and 512 inputs. */
+    static Path writeWide(Path directory, String kind, Random random) throws IOException {
+        return write(directory, kind, WIDE, random);
+    }
+
+    private static Path write(Path directory, String kind, String common, Random random) throws IOException {
         Path to = Files.createDirectory(directory.resolve(kind));
-        Files.writeString(to.resolve(DecoderConfig.FILE), "{" + SHAPE + KINDS.get(kind) + "}");
+        Files.writeString(to.resolve(DecoderConfig.FILE), "{" + common + KINDS.get(kind) + "}");
         SafetensorsWriter writer = new SafetensorsWriter();
         DecoderConfig config = DecoderConfig.read(to.resolve(DecoderConfig.FILE));
         ModelTensors.expected(config).forEach((name, shape) -> {
