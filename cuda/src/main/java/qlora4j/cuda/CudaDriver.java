@@ -11,6 +11,7 @@ import java.util.Locale;
 import java.util.Optional;
 import jcuda.driver.CUresult;
 import jcuda.driver.JCudaDriver;
+import qlora4j.tensor.DeviceMemoryException;
 
 /**
  * The driver's library, loaded once a process, and its error codes as exceptions. Whatever keeps it from being used is
@@ -56,9 +57,9 @@ final class CudaDriver {
         if (rc != CUresult.CUDA_SUCCESS) {
             return Optional.of("the NVIDIA driver does not answer: " + describe(rc));
         }
-        if (version[0] < OLDEST_CUDA) {
-            return Optional.of("the NVIDIA driver is too old: it offers CUDA " + version(version[0])
-                    + ", driver " + OLDEST_DRIVER + " or newer (CUDA " + version(OLDEST_CUDA) + ") is needed");
+        Optional<String> tooOld = tooOld(version[0]);
+        if (tooOld.isPresent()) {
+            return tooOld;
         }
         rc = JCudaDriver.cuInit(0);
         if (rc == CUresult.CUDA_ERROR_NO_DEVICE) {
@@ -66,6 +67,14 @@ final class CudaDriver {
         }
         return rc == CUresult.CUDA_SUCCESS ? Optional.empty()
                 : Optional.of("the NVIDIA driver cannot be started: " + describe(rc));
+    }
+
+    /** Why a driver that gives {@code cuda} as its version cannot be used, or empty. */
+    static Optional<String> tooOld(int cuda) {
+        return cuda >= OLDEST_CUDA ? Optional.empty()
+                : Optional.of("the NVIDIA driver is too old: it offers CUDA " + version(cuda) + ", driver "
+                        + OLDEST_DRIVER + " or newer (CUDA " + version(OLDEST_CUDA)
+                        + ") is needed. Install one, or use --backend cpu");
     }
 
     private static String version(int v) {
@@ -106,8 +115,15 @@ final class CudaDriver {
         }
     }
 
-    /** Throws when {@code rc}, the result of the driver's function {@code call}, is an error. */
+    /**
+     * Throws when {@code rc}, the result of the driver's function {@code call}, is an error. Allocations say more of what
+     * they were for; here it is a context, a kernel's code or a recorded step that found no room.
+     */
     static void check(int rc, String call) {
+        if (rc == CUresult.CUDA_ERROR_OUT_OF_MEMORY) {
+            throw new DeviceMemoryException("the GPU has no memory left (" + call + "). Other processes may hold it:"
+                    + " nvidia-smi lists them. A smaller model or batch needs less, --backend cpu none");
+        }
         if (rc != CUresult.CUDA_SUCCESS) {
             throw new CudaException(call + ": " + describe(rc), rc);
         }

@@ -3,11 +3,14 @@ package qlora4j.cuda;
 import static qlora4j.cuda.CudaDriver.check;
 
 import java.lang.foreign.MemorySegment;
+import java.util.Locale;
 import jcuda.Pointer;
 import jcuda.driver.CUevent;
 import jcuda.driver.CUevent_flags;
+import jcuda.driver.CUresult;
 import jcuda.driver.CUstream;
 import jcuda.driver.JCudaDriver;
+import qlora4j.tensor.DeviceMemoryException;
 
 /**
  * Copies between ordinary host memory and a GPU through page-locked buffers. An upload returns as soon as the bytes lie
@@ -33,10 +36,22 @@ final class Staging implements AutoCloseable {
         }
     }
 
-    /** Page-locked host memory; free it with {@link #unpin}. */
+    /**
+     * Page-locked host memory; free it with {@link #unpin}.
+     *
+     * @throws DeviceMemoryException where the host has none left
+     */
     static MemorySegment pinned(long bytes) {
         Pointer p = new Pointer();
-        check(JCudaDriver.cuMemHostAlloc(p, bytes, 0), "cuMemHostAlloc of " + bytes + " bytes");
+        int rc = JCudaDriver.cuMemHostAlloc(p, bytes, 0);
+        if (rc == CUresult.CUDA_ERROR_OUT_OF_MEMORY) {
+            throw new DeviceMemoryException(String.format(Locale.ROOT,
+                    "no room for %.3f GB of page-locked host memory, which the system cannot move out of the RAM: optimizer"
+                            + " pages (--optim-resident) and offloaded activations lie there. Keep more on the GPU,"
+                            + " or free memory of the host",
+                    bytes / 1e9));
+        }
+        check(rc, "cuMemHostAlloc of " + bytes + " bytes");
         return MemorySegment.ofAddress(Address.of(p)).reinterpret(bytes);
     }
 
