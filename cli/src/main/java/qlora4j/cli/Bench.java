@@ -39,6 +39,9 @@ import qlora4j.tensor.Backend;
 final class Bench implements Callable<Integer> {
     private static final Pattern MATRIX = Pattern.compile("(\\d{1,8})\\s*[xX]\\s*(\\d{1,8})");
     private static final String SHOWN = " (default: ${DEFAULT-VALUE}).";
+    private static final double SECONDS = 1;
+    /** So that all of them together take less than a minute. */
+    private static final double SECONDS_OF_ALL = 0.5;
     private static final String USUAL_MODEL = "smollm2-135m";
     private static final String USUAL_KERNELS = "mistral-7b";
 
@@ -98,9 +101,10 @@ final class Bench implements Callable<Integer> {
             description = "Tokens to decode, fewer where they take too long" + SHOWN)
     private int newTokens;
 
-    @Option(names = "--seconds", paramLabel = "S", defaultValue = "1",
-            description = "About how long a figure may take; three samples are taken in any case" + SHOWN)
-    private double seconds;
+    @Option(names = "--seconds", paramLabel = "S",
+            description = "About how long a figure may take; three samples are taken in any case (default: "
+                    + SECONDS + ", or " + SECONDS_OF_ALL + " where all targets are measured).")
+    private Double seconds;
 
     @Option(names = "--json", paramLabel = "FILE", description = "Write the figures as JSON too.")
     private Path json;
@@ -159,7 +163,8 @@ final class Bench implements Callable<Integer> {
     private BenchSettings settings() throws IOException {
         int[] size = matrix(model != null ? DecoderConfig.read(model)
                 : Shapes.named(shape == null ? USUAL_KERNELS : shape));
-        return new BenchSettings(seconds, compute.dtype(), size[0], size[1], rank, dropout, batch, length,
+        double each = seconds != null ? seconds : targets.isEmpty() ? SECONDS_OF_ALL : SECONDS;
+        return new BenchSettings(each, compute.dtype(), size[0], size[1], rank, dropout, batch, length,
                 checkpointing, prefill, prompt, newTokens, BenchSettings.FOOTPRINT, Residency.parse(resident),
                 offload.activations());
     }
