@@ -19,6 +19,7 @@ import qlora4j.lora.LoraConfig;
 import qlora4j.model.Adapter;
 import qlora4j.model.CausalLm;
 import qlora4j.model.DecoderLoader;
+import qlora4j.model.HostLayerInputs;
 import qlora4j.model.ModelDirectory;
 import qlora4j.tensor.Backend;
 import qlora4j.train.MemoryPlan;
@@ -99,7 +100,7 @@ final class Finetune implements Callable<Integer> {
             directory.close();
             throw e;
         }
-        try (Backend opened = openOrClose(directory)) {
+        try (Backend opened = openOrClose(directory, settings)) {
             MemoryPlan predicted = MemoryPlan.predict(opened, new MemoryPlan.Job(directory.config(), loader,
                     directory.weights(), lora, settings, SftTrainer.largest(rows, settings.perDeviceBatch()),
                     held == null ? null : SftTrainer.largestEvaluation(held.rows())));
@@ -154,9 +155,19 @@ final class Finetune implements Callable<Integer> {
         return facts;
     }
 
-    private Backend openOrClose(ModelDirectory directory) {
+    /** The backend, if it can do what is asked for; what cannot be is said before anything is loaded. */
+    private Backend openOrClose(ModelDirectory directory, TrainSettings settings) {
         try {
-            return backend.open();
+            Backend opened = backend.open();
+            if (settings.offloadActivations()) {
+                try {
+                    HostLayerInputs.requireGpu(opened);
+                } catch (RuntimeException e) {
+                    opened.close();
+                    throw e;
+                }
+            }
+            return opened;
         } catch (RuntimeException e) {
             directory.close();
             throw e;

@@ -236,6 +236,15 @@ class CommandsTest {
 
     /** Two files cut after their first brace: what Jackson says of its own source is left out. */
     @Test
+    void whatTheBackendCannotDoIsSaidBeforeTheModelIsLoaded() {
+        Ran refused = run(finetune(folder.resolve("out"), "--gradient-checkpointing", "--offload-activations",
+                "--backend", "cpu"));
+        assertThat(refused.code()).isEqualTo(2);
+        assertThat(refused.err()).contains("--offload-activations moves layer inputs from a GPU", "--backend cuda");
+        assertThat(refused.out()).doesNotContain("memory predicted", "trainable params");
+    }
+
+    @Test
     void aJsonFileThatIsCutIsNamedInOneLine() throws IOException {
         Path adapter = Files.createDirectory(folder.resolve("adapter"));
         Files.copy(model.resolve("model.safetensors"), adapter.resolve(ADAPTER));

@@ -24,7 +24,8 @@ final class CudaContext implements AutoCloseable {
     private final int ordinal;
     private final CUcontext context = new CUcontext();
     private final boolean primary;
-    private boolean closed;
+    /** Written by the thread that closes it, read by all that enter it. */
+    private volatile boolean closed;
 
     private CudaContext(int ordinal, boolean primary) {
         this.ordinal = ordinal;
@@ -84,11 +85,11 @@ final class CudaContext implements AutoCloseable {
 
     /** Makes this context current in the calling thread. */
     void enter() {
-        if (CURRENT.get() == this) {
-            return;
-        }
         if (closed) {
             throw new IllegalStateException("cuda:" + ordinal + " is closed");
+        }
+        if (CURRENT.get() == this) {
+            return;
         }
         check(JCudaDriver.cuCtxSetCurrent(context), "cuCtxSetCurrent");
         CURRENT.set(this);

@@ -22,8 +22,8 @@ import qlora4j.tensor.Tensor;
 @Tag("gpu")
 class CudaAttentionGpuTest {
     /**
-     * In bfloat16 probabilities and their gradients are rounded before a product (2^-9 of each, at most), the output after
-     * it, and the scalar twin's output too: in norm, less than four such roundings.
+     * In bfloat16 probabilities and their gradients are rounded before a product, the output after it, and the scalar
+     * twin's output too: each by 2^-8 of itself at most, by half of that or less in norm. Four roundings of such norm.
      */
     private static final double BF16_BOUND = 4 * 0x1p-9;
     /** In float32: sums of up to 600 terms in another order, and exponentials of sums; a hundred roundings in norm. */

@@ -49,13 +49,22 @@ public final class HostLayerInputs implements LayerInputStore {
         if (backend.device().equals(Device.PLAN)) {
             return new HostLayerInputs();
         }
+        requireGpu(backend);
+        DecoderConfig c = decoder.config();
+        return new HostLayerInputs(backend.openHostCopies(), c.layers(),
+                decoder.type().bytes((long) rows * c.hidden()));
+    }
+
+    /**
+     * Refuses a backend that computes in host memory: for those who would not wait until the layers are loaded.
+     *
+     * @throws IllegalArgumentException where the device is the host
+     */
+    public static void requireGpu(Backend backend) {
         if (backend.device().isHost()) {
             throw new IllegalArgumentException("--offload-activations moves layer inputs from a GPU to host memory, and"
                     + " the " + backend.name() + " backend computes there: leave the flag out, or give --backend cuda");
         }
-        DecoderConfig c = decoder.config();
-        return new HostLayerInputs(backend.openHostCopies(), c.layers(),
-                decoder.type().bytes((long) rows * c.hidden()));
     }
 
     @Override
