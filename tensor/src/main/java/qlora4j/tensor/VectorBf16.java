@@ -36,6 +36,15 @@ final class VectorBf16 {
         }
     }
 
+    /** As {@link Lanes#loadStrided}. */
+    static void loadStrided(MemorySegment d, long offset, int n, float[] out, int at, int run, int stride) {
+        for (int j = 0, to = at; j < n; j += run, to += stride) {
+            for (int i = 0; i < run; i += L) {
+                get(d, offset + 2L * (j + i)).intoArray(out, to + i);
+            }
+        }
+    }
+
     /** Adds {@code n} elements from a byte offset on to {@code sum[at …]}. */
     static void add(MemorySegment d, long offset, int n, float[] sum, int at) {
         int i = 0;

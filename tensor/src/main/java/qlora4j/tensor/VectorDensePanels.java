@@ -38,10 +38,14 @@ public final class VectorDensePanels {
     public static VectorGemm.PanelSource rows(Tensor b) {
         int n = b.cols();
         return (p0, pc, j0, jc, panels, worker) -> {
-            int whole = b.dtype() == DType.F32 ? jc / NC * NC : 0;
+            int whole = b.dtype() == DType.F32 || b.dtype() == DType.BF16 ? jc / NC * NC : 0;
             for (int p = 0; p < pc; p++) {
                 long row = (long) (p0 + p) * n + j0;
-                Lanes.loadStrided(b.data(), 4 * row, whole, panels, p * NC, NC, VectorGemm.PANEL);
+                if (b.dtype() == DType.F32) {
+                    Lanes.loadStrided(b.data(), 4 * row, whole, panels, p * NC, NC, VectorGemm.PANEL);
+                } else if (b.dtype() == DType.BF16) {
+                    VectorBf16.loadStrided(b.data(), 2 * row, whole, panels, p * NC, NC, VectorGemm.PANEL);
+                }
                 for (int j = whole, at = whole / NC * VectorGemm.PANEL + p * NC; j < jc;
                         j += NC, at += VectorGemm.PANEL) {
                     Floats.load(b, row + j, Math.min(NC, jc - j), panels, at);

@@ -30,8 +30,8 @@ public final class VectorGemm {
     /** Most rows of a task: its piece of A is 387 KiB. */
     private static final int MAX_ROWS = 86 * R;
     private static final int MIN_ROWS = 8 * R;
-    /** Most columns of a task: its panels are 192 KiB, its sums 516. */
-    public static final int MAX_COLUMNS = 256;
+    /** Most columns of a task: its panels are 216 KiB, its sums 581. */
+    public static final int MAX_COLUMNS = 288;
     private static final int MAX_PANELS = MAX_COLUMNS / NC;
     private static final int TASKS_PER_THREAD = 3;
     /** Rows whose sums over all of a task's columns, 12 KiB, are written before the next are computed; whole groups. */
@@ -192,7 +192,11 @@ public final class VectorGemm {
             boolean more = true;
             for (boolean begun = false; more; begun = true) {
                 more = a.pack(parts, from, count);
-                multiply(begun || more ? part(results, begun, more) : results, panels, from, count);
+                if (begun || more) {
+                    multiply(part(results, begun, more), panels, from, count, 1);
+                } else {
+                    multiply(results, panels, from, count, TASKS_PER_THREAD);
+                }
             }
         }
     }
@@ -220,11 +224,15 @@ public final class VectorGemm {
         return carried;
     }
 
-    /** What is packed times B. */
-    private void multiply(List<Result> results, int panels, int from, int count) {
+    /**
+     * What is packed times B.
+     *
+     * @param perThread how many tasks; few where each task reads all of a long A
+     */
+    private void multiply(List<Result> results, int panels, int from, int count, int perThread) {
         int rows = rowsPerTask(count, panels);
         int rowBlocks = (count + rows - 1) / rows;
-        int wide = Math.clamp(panels * rowBlocks / (TASKS_PER_THREAD * team.size()), 1, MAX_PANELS);
+        int wide = Math.clamp(Math.ceilDiv(panels * rowBlocks, perThread * team.size()), 1, MAX_PANELS);
         int blocks = 0;
         for (Result r : results) {
             blocks += (r.panels() + wide - 1) / wide;

@@ -16,8 +16,10 @@ final class VectorPackedRows {
     private static final int ROWS = VectorNarrow.ROWS;
     /** Rows that a task packs: whole tiles, and whole vectors, at every width. */
     private static final int STRIP = 4 * ROWS;
-    /** Floats that are packed at a time, 12 MiB, unless there are products with few columns. */
+    /** Floats that are packed at once, 12 MiB, unless there are products with few columns. */
     private static final int MOST = 3 << 20;
+    /** Pieces that are packed at a time where all are more: what 384 rows of them take, 2.3 MiB, stays in a cache. */
+    private static final int PIECES = 8;
 
     private final Team team;
     private final Scratch[] scratch;
@@ -88,7 +90,7 @@ final class VectorPackedRows {
         for (VectorGemm.Part p : parts) {
             narrow |= !p.few().isEmpty();
         }
-        cut(parts, count, narrow ? Integer.MAX_VALUE : MOST);
+        cut(parts, count, narrow);
         int strips = (count + STRIP - 1) / STRIP;
         if (narrow) {
             if (from == 0) {
@@ -119,10 +121,15 @@ final class VectorPackedRows {
         team.run(slots * each, (task, worker) -> columns.get(task / each).pack(task % each, narrowScratch[worker]));
     }
 
-    /** The next pieces, at least one, of at most {@code most} floats; short parts lie side by side. */
-    private void cut(List<VectorGemm.Part> parts, int count, int most) {
+    /** The next pieces, or all; short parts lie side by side. */
+    private void cut(List<VectorGemm.Part> parts, int count, boolean all) {
         pieces.clear();
         int size = Math.multiplyExact(roundUp(count, STRIP), KC);
+        long whole = 0;
+        for (VectorGemm.Part p : parts) {
+            whole += (long) Math.ceilDiv(p.k(), KC) * size;
+        }
+        long most = all || whole <= MOST ? whole : (long) PIECES * size;
         int end = 0;
         int used = KC;
         for (; part < parts.size(); part++, column = 0) {
@@ -130,7 +137,7 @@ final class VectorPackedRows {
             for (; column < p.k(); column += KC) {
                 int pc = Math.min(KC, p.k() - column);
                 if (used + pc > KC || p.transposed()) {
-                    if (end > 0 && (long) end + size > most) {
+                    if ((long) end + size > most) {
                         grow(end);
                         return;
                     }
