@@ -237,7 +237,7 @@ class CudaGatedGpuTest {
             }
             Tensor y = run.out(DType.BF16, n, in);
             Tensor ud = down.forward(run.s, use, middle, null, y);
-            GatedLinear.backward(run.s, use, down, dy, middle, ud, gate, up, DecoderOps.SWIGLU);
+            GatedLinear.backward(run.s, use, down, dy, middle, true, ud, gate, up, DecoderOps.SWIGLU);
             Tensor dx = run.out(DType.BF16, n, in);
             Linear.backward(run.s, use, first, new Tensor[]{gate, up}, x, u, dx);
             run.s.release(ud, u.memory());

@@ -138,7 +138,7 @@ class WeightsAheadGpuTest {
                 Linear.Inner again = Linear.forward(s, use, qkv, outputs.getLast(), out(cuda, outputs, hidden),
                         out(cuda, outputs, kv), out(cuda, outputs, kv));
                 Linear.announce(s, gated);
-                GatedLinear.backward(s, use, down.getFirst(), dy, middle, ud, gate, up, DecoderOps.SWIGLU);
+                GatedLinear.backward(s, use, down.getFirst(), dy, middle, true, ud, gate, up, DecoderOps.SWIGLU);
                 Linear.announce(s, o);
                 Tensor dn = out(cuda, outputs, hidden);
                 Linear.backward(s, use, gated, new Tensor[]{gate, up}, h2, u2, dn);

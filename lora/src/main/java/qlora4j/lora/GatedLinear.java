@@ -48,18 +48,60 @@ public final class GatedLinear {
     }
 
     /**
+     * What the forward of all three layers leaves.
+     *
+     * @param of of gate and up
+     * @param behind u of the layer behind
+     */
+    public record Inners(Inner of, Tensor behind) {
+    }
+
+    /**
+     * {@link #forward} and the layer behind SwiGLU.
+     *
+     * @param down the layer behind
+     * @param middle [N, F], overwritten by {@code silu(gate)·up} when {@code wanted}, else scratch
+     * @param residual [N, out] or null
+     * @param out [N, out], overwritten; null: only u is wanted, as in {@link Linear#forward}, and so is middle
+     * @param next announced before the layer behind runs
+     */
+    public static Inners forward(Stream s, Adapters adapters, List<Linear> layers, Tensor x, Tensor gate, Tensor up,
+            boolean kept, Linear down, Tensor middle, boolean wanted, Tensor residual, Tensor out, List<Linear> next,
+            Gating gating) {
+        List<Linear> behind = List.of(down);
+        if (out == null || Linear.apart(adapters, layers) || Linear.apart(adapters, behind)) {
+            Inner u = forward(s, adapters, layers, x, gate, up, kept, middle, gating);
+            Linear.announce(s, next);
+            return new Inners(u, down.forward(s, adapters, middle, residual, out));
+        }
+        Tensor[] y = {gate, up};
+        Aliasing.checkDisjoint("gated layers", middle, x, gate, up);
+        Aliasing.checkDisjoint(down.name(), out, x, gate, up, middle);
+        Call[] calls = Linear.calls(adapters, layers, x, y);
+        Call last = Linear.calls(adapters, behind, middle, out)[0];
+        Inner u = Linear.inner(s, adapters, layers, x);
+        Tensor ud = Linear.inner(s, adapters, behind, middle).memory();
+        s.kernels(LoraKernels.class).forwardGated(s, calls, x, y, u.of(), kept, new LoraKernels.Behind(last, middle,
+                wanted, residual, out, ud, gating, () -> Linear.announce(s, next)));
+        return new Inners(u, ud);
+    }
+
+    /**
      * The gradient of the layer behind SwiGLU and of SwiGLU: gradients of trained parameters are accumulated.
      *
      * @param layer the one behind, down
      * @param dy [N, out]
-     * @param x [N, F] {@code silu(gate)·up}, overwritten
+     * @param x [N, F] {@code silu(gate)·up}, or scratch when not {@code made}; overwritten
      * @param u what the layer's forward returned
      * @param gate [N, F], overwritten by its gradient
      * @param up [N, F], likewise
      */
-    public static void backward(Stream s, Adapters adapters, Linear layer, Tensor dy, Tensor x, Tensor u, Tensor gate,
-            Tensor up, Gating gating) {
+    public static void backward(Stream s, Adapters adapters, Linear layer, Tensor dy, Tensor x, boolean made, Tensor u,
+            Tensor gate, Tensor up, Gating gating) {
         if (Linear.apart(adapters, List.of(layer))) {
+            if (!made) {
+                gating.forward(s, gate, up, x);
+            }
             Tensor dx = layer.backwardInPlace(s, adapters, dy, x, u);
             gating.backward(s, dx, gate, up);
             s.release(dx == x ? null : dx);
@@ -68,7 +110,12 @@ public final class GatedLinear {
         Call[] calls = Linear.calls(adapters, List.of(layer), x, dy);
         Aliasing.checkDisjoint(layer.name(), x, dy, gate, up);
         Tensor du = u == null ? null : s.take(u.dtype(), u.shape());
-        s.kernels(LoraKernels.class).backwardGated(s, calls[0], dy, x, u, gate, up, du, gating);
+        LoraKernels kernels = s.kernels(LoraKernels.class);
+        if (made) {
+            kernels.backwardGated(s, calls[0], dy, x, u, gate, up, du, gating);
+        } else {
+            kernels.backwardUngated(s, calls[0], dy, x, u, gate, up, du, gating);
+        }
         s.release(du);
     }
 }

@@ -13,4 +13,16 @@ public interface Gating {
 
     /** Gate and up become the gradients of theirs. */
     void backward(Stream s, Tensor dOut, Tensor gate, Tensor up);
+
+    /**
+     * A piece of {@link #forward(Stream, Tensor, Tensor, Tensor)} on float32 tensors of the cpu backend: elements {@code from
+     * .. from + n} to {@code out[at …]}.
+     */
+    void forward(Tensor gate, Tensor up, long from, int n, float[] out, int at);
+
+    /**
+     * A piece of {@link #backward(Stream, Tensor, Tensor, Tensor)}, likewise; dOut becomes {@code silu(gate)·up}, as it was
+     * forward.
+     */
+    void backward(Tensor dOut, Tensor gate, Tensor up, long from, int n);
 }

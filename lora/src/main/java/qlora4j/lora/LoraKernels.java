@@ -51,6 +51,27 @@ public interface LoraKernels {
     }
 
     /**
+     * The layer behind SwiGLU.
+     *
+     * @param x [N, F], scratch, or {@code silu(gate)·up} when {@code wanted}
+     * @param residual [N, out] or null
+     * @param y [N, out], overwritten
+     * @param u as in {@link #forward}
+     * @param announce to be run before the layer, see {@link #announce}
+     */
+    record Behind(Linear.Call call, Tensor x, boolean wanted, Tensor residual, Tensor y, Tensor u, Gating gating,
+            Runnable announce) {
+    }
+
+    /** {@link #forwardGated} and the layer behind it, whose input a backend may make as it is read. */
+    default void forwardGated(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u, boolean kept,
+            Behind behind) {
+        forwardGated(s, calls, x, y, u, kept, behind.x, behind.gating);
+        behind.announce.run();
+        forward(s, behind.call, behind.x, behind.residual, behind.y, behind.u, null);
+    }
+
+    /**
      * What stands around layers of one input at generation, for a kernel to do in passing: the RMSNorm that makes their
      * input, and SwiGLU, which takes the outputs of two. Whoever does it in passing leaves x and, with SwiGLU, y open.
      *
@@ -106,6 +127,13 @@ public interface LoraKernels {
             Tensor du, Gating gating) {
         backward(s, call, dy, x, u, false, x, du, null);
         gating.backward(s, x, gate, up);
+    }
+
+    /** The same where x is scratch and does not hold {@code silu(gate)·up}: a backend may make it beside the gradients. */
+    default void backwardUngated(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor gate, Tensor up,
+            Tensor du, Gating gating) {
+        gating.forward(s, gate, up, x);
+        backwardGated(s, call, dy, x, u, gate, up, du, gating);
     }
 
     /**

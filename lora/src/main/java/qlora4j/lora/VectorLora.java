@@ -4,6 +4,7 @@ import java.util.Arrays;
 import jdk.incubator.vector.LongVector;
 import jdk.incubator.vector.VectorOperators;
 import jdk.incubator.vector.VectorSpecies;
+import qlora4j.tensor.DType;
 import qlora4j.tensor.Floats;
 import qlora4j.tensor.Lanes;
 import qlora4j.tensor.Matmul;
@@ -11,6 +12,7 @@ import qlora4j.tensor.Philox;
 import qlora4j.tensor.Stream;
 import qlora4j.tensor.Team;
 import qlora4j.tensor.Tensor;
+import qlora4j.tensor.VectorGemm;
 import qlora4j.tensor.VectorMatmul;
 
 /**
@@ -19,6 +21,8 @@ import qlora4j.tensor.VectorMatmul;
  */
 final class VectorLora extends ComposedLora {
     private static final int ROWS_PER_TASK = 16;
+    /** Elements of a task of SwiGLU. */
+    private static final int GATED = 4096;
     /** Up to so many rows products read each weight once, straight through, and are better left alone. */
     private static final int FEW_ROWS = VectorMatmul.FEW_ROWS;
     private static final VectorSpecies<Long> LONGS = VectorSpecies.of(long.class, Lanes.F.vectorShape());
@@ -86,7 +90,7 @@ final class VectorLora extends ComposedLora {
         if (pairs[0] != null && dropped != null) {
             Matmul.nt(s, droppedInput(call, x, dropped), pairs[0].a(), 1, us[0], false);
         }
-        products.forward(s, calls, pairs, x, residual, new Tensor[]{y}, us, dropped != null);
+        products.forward(s, calls, pairs, x, null, residual, new Tensor[]{y}, us, dropped != null);
         if (call.bias() != null) {
             addRows(y, null, call.bias());
         }
@@ -99,12 +103,60 @@ final class VectorLora extends ComposedLora {
             return;
         }
         LoraPair[] pairs = pairs(calls, u);
-        products.forward(s, calls, pairs, x, null, y, parts(u, pairs), false);
+        products.forward(s, calls, pairs, x, null, null, y, parts(u, pairs), false);
         for (int i = 0; i < calls.length; i++) {
             if (calls[i].bias() != null) {
                 addRows(y[i], null, calls[i].bias());
             }
         }
+    }
+
+    /**
+     * Whether SwiGLU is made in passing: in float32, as in bfloat16 its conversions would be more than the compiler inlines.
+     */
+    private static boolean inPassing(Linear.Call call, Tensor x) {
+        return together(call, x) && x.dtype() == DType.F32;
+    }
+
+    @Override
+    public void forwardGated(Stream s, Linear.Call[] calls, Tensor x, Tensor[] y, Tensor[] u, boolean kept,
+            Behind behind) {
+        Linear.Call call = behind.call();
+        Linear.Call[] one = {call};
+        Tensor[] us = {behind.u()};
+        LoraPair[] pairs = pairs(one, us);
+        // More columns of u than few are a product of their own, which reads x again.
+        boolean once = pairs[0] == null || pairs[0].rank() <= VectorGemm.FEW_COLUMNS;
+        if (behind.wanted() || !once || !inPassing(call, x)) {
+            super.forwardGated(s, calls, x, y, u, kept, behind);
+            return;
+        }
+        forward(s, calls, x, y, u);
+        products.forward(s, one, pairs, y[0], products.gated(behind.gating(), y[0], y[1]), behind.residual(),
+                new Tensor[]{behind.y()}, parts(us, pairs), false);
+        if (call.bias() != null) {
+            addRows(behind.y(), null, call.bias());
+        }
+    }
+
+    @Override
+    public void backwardUngated(Stream s, Linear.Call call, Tensor dy, Tensor x, Tensor u, Tensor gate, Tensor up,
+            Tensor du, Gating gating) {
+        if (!inPassing(call, x)) {
+            super.backwardUngated(s, call, dy, x, u, gate, up, du, gating);
+            return;
+        }
+        Linear.Call[] calls = {call};
+        Tensor[] dys = {dy};
+        LoraPair[] pairs = pairs(calls, new Tensor[]{u});
+        Tensor[] dus = parts(new Tensor[]{du}, pairs);
+        products.backward(s, calls, pairs, dys, null, x, dus, true, false);
+        // Before this x is dx, afterwards what the layer took forward: one sigmoid is for both, and for the gradients.
+        team.run((int) Math.ceilDiv(x.size(), (long) GATED), (task, worker) -> {
+            long from = (long) task * GATED;
+            gating.backward(x, gate, up, from, (int) Math.min(GATED, x.size() - from));
+        });
+        gradients(s, calls, pairs, dys, x, parts(new Tensor[]{u}, pairs), dus, null);
     }
 
     @Override

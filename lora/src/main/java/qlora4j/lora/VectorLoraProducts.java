@@ -33,18 +33,25 @@ final class VectorLoraProducts {
         this.quantized = new VectorQuantizedPanels(team);
     }
 
+    /** {@code silu(gate)·up}, made as it is read. */
+    VectorGemm.Rows gated(Gating gating, Tensor gate, Tensor up) {
+        int n = gate.cols();
+        return (row, from, count, out, at) -> gating.forward(gate, up, (long) row * n + from, count, out, at);
+    }
+
     /**
      * {@code y = residual + x·Wᵀ + scale·u·Bᵀ} of each layer.
      *
      * @param pairs of each layer, null without
+     * @param rows what x is instead, of which only shape and type count then, or null; ranks are few columns then
      * @param residual of all layers, or null
      * @param u of each layer, [N, r] of its pair; {@code x·Aᵀ}, overwritten unless {@code given}
      */
-    void forward(Stream s, Linear.Call[] calls, LoraPair[] pairs, Tensor x, Tensor residual, Tensor[] y, Tensor[] u,
-            boolean given) {
+    void forward(Stream s, Linear.Call[] calls, LoraPair[] pairs, Tensor x, VectorGemm.Rows rows, Tensor residual,
+            Tensor[] y, Tensor[] u, boolean given) {
         List<VectorGemm.FewColumns> few = new ArrayList<>();
         List<VectorGemm.Part> parts = new ArrayList<>();
-        parts.add(new VectorGemm.Part(x, false, 1, few));
+        parts.add(new VectorGemm.Part(x, rows, false, 1, few));
         int count = 1;
         for (int i = 0; i < calls.length; i++) {
             if (pairs[i] == null) {

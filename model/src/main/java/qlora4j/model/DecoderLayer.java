@@ -213,12 +213,15 @@ final class DecoderLayer {
         if (cache != null && !kept) {
             a.ofN2 = Linear.forward(s, adapters, ofN2,
                     around(a.h2, postNorm.weight(adapters), norm2, a.middle), a.n2, a.gate, a.up);
+            Linear.announce(s, next);
+            a.udown = down.forward(s, adapters, a.middle, a.h2, out);
         } else {
             norm2.run();
-            a.ofN2 = GatedLinear.forward(s, adapters, ofN2, a.n2, a.gate, a.up, kept, a.middle, DecoderOps.SWIGLU);
+            GatedLinear.Inners u = GatedLinear.forward(s, adapters, ofN2, a.n2, a.gate, a.up, kept, down, a.middle,
+                    !forgets, a.h2, out, next, DecoderOps.SWIGLU);
+            a.ofN2 = u.of();
+            a.udown = u.behind();
         }
-        Linear.announce(s, next);
-        a.udown = down.forward(s, adapters, a.middle, a.h2, out);
         if (forgets && out != null) {
             s.release(a.n1, a.n2, a.middle);
             a.n1 = null;
@@ -254,13 +257,13 @@ final class DecoderLayer {
     void backward(Stream s, DeviceBatch b, Tensor rope, Adapters adapters, Saved a, Tensor dh, List<Linear> next) {
         long n = dh.rows();
         DType type = dh.dtype();
-        if (a.middle == null) {
+        boolean made = a.middle != null;
+        if (!made) {
             a.middle = s.take(type, n, config.intermediate());
-            DecoderOps.swiglu(s, a.gate, a.up, a.middle);
         }
         // The widest tensors of the step: each gradient takes the place of what it is the gradient of.
         Linear.announce(s, ofN2);
-        GatedLinear.backward(s, adapters, down, dh, a.middle, a.udown, a.gate, a.up, DecoderOps.SWIGLU);
+        GatedLinear.backward(s, adapters, down, dh, a.middle, made, a.udown, a.gate, a.up, DecoderOps.SWIGLU);
         Tensor dGate = a.gate;
         Tensor dUp = a.up;
         Tensor dn = s.take(type, n, config.hidden());

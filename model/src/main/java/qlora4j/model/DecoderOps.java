@@ -187,6 +187,16 @@ public final class DecoderOps {
         public void backward(Stream s, Tensor dOut, Tensor gate, Tensor up) {
             swigluBackward(s, dOut, gate, up, gate, up);
         }
+
+        @Override
+        public void forward(Tensor gate, Tensor up, long from, int n, float[] out, int at) {
+            VectorElementwise.swiglu(gate, up, from, n, out, at);
+        }
+
+        @Override
+        public void backward(Tensor dOut, Tensor gate, Tensor up, long from, int n) {
+            VectorElementwise.swigluGradients(dOut, gate, up, from, n);
+        }
     };
 
     /** See {@link DecoderKernels#swiglu}. */

@@ -68,6 +68,25 @@ final class VectorElementwise {
         Floats.store(g, 0, n, out, from);
     }
 
+    /** A piece of it, of float32; see {@link qlora4j.lora.Gating}. */
+    static void swiglu(Tensor gate, Tensor up, long from, int n, float[] out, int at) {
+        int i = n / Lanes.L * Lanes.L;
+        swiglu(gate.data(), up.data(), 4 * from, i, out, at);
+        for (; i < n; i++) {
+            float x = (float) gate.get(from + i);
+            out[at + i] = x * VectorMath.sigmoid(x) * (float) up.get(from + i);
+        }
+    }
+
+    private static void swiglu(MemorySegment gate, MemorySegment up, long offset, int n, float[] out, int to) {
+        for (int i = 0; i < n; i += Lanes.L) {
+            long at = offset + 4L * i;
+            FloatVector x = FloatVector.fromMemorySegment(Lanes.F, gate, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector u = FloatVector.fromMemorySegment(Lanes.F, up, at, ByteOrder.LITTLE_ENDIAN);
+            x.mul(VectorMath.sigmoid(x)).mul(u).intoArray(out, to + i);
+        }
+    }
+
     private static void silu(float[] g, int n) {
         int i = 0;
         for (; i <= n - Lanes.L; i += Lanes.L) {
@@ -125,6 +144,35 @@ final class VectorElementwise {
         swigluGradients(d, g, u, n);
         Floats.store(g, 0, n, dGate, from);
         Floats.store(u, 0, n, dUp, from);
+    }
+
+    /** A piece of it, of float32 and in place, and {@code dOut} becomes SwiGLU itself; see {@link qlora4j.lora.Gating}. */
+    static void swigluGradients(Tensor dOut, Tensor gate, Tensor up, long from, int n) {
+        int i = n / Lanes.L * Lanes.L;
+        swigluGradients(dOut.data(), gate.data(), up.data(), 4 * from, i);
+        for (long at = from + i; at < from + n; at++) {
+            float d = (float) dOut.get(at);
+            float g = (float) gate.get(at);
+            float u = (float) up.get(at);
+            float sigma = VectorMath.sigmoid(g);
+            dOut.set(at, g * sigma * u);
+            gate.set(at, d * u * sigma * (g * (-sigma + 1f) + 1f));
+            up.set(at, d * g * sigma);
+        }
+    }
+
+    private static void swigluGradients(MemorySegment dOut, MemorySegment gate, MemorySegment up, long offset, int n) {
+        for (int i = 0; i < n; i += Lanes.L) {
+            long at = offset + 4L * i;
+            FloatVector d = FloatVector.fromMemorySegment(Lanes.F, dOut, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector g = FloatVector.fromMemorySegment(Lanes.F, gate, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector u = FloatVector.fromMemorySegment(Lanes.F, up, at, ByteOrder.LITTLE_ENDIAN);
+            FloatVector sigma = VectorMath.sigmoid(g);
+            FloatVector slope = g.mul(sigma.neg().add(1f)).add(1f);
+            g.mul(sigma).mul(u).intoMemorySegment(dOut, at, ByteOrder.LITTLE_ENDIAN);
+            d.mul(u).mul(sigma).mul(slope).intoMemorySegment(gate, at, ByteOrder.LITTLE_ENDIAN);
+            d.mul(g).mul(sigma).intoMemorySegment(up, at, ByteOrder.LITTLE_ENDIAN);
+        }
     }
 
     /** Replaces gates and ups by their gradients. */

@@ -100,15 +100,26 @@ public final class VectorGemm {
         }
     }
 
+    /** Rows of a matrix in float32, made of other matrices as they are read. */
+    public interface Rows {
+        /** Gives elements {@code from .. from + n} of a row to {@code out[at …]}; any thread of the team may call. */
+        void load(int row, int from, int n, float[] out, int at);
+    }
+
     /**
      * A part of A.
      *
      * @param a [m, k], or [k, m] when {@code transposed}
+     * @param rows what the part's rows are instead of a, of which only the shape counts then; null: a's own
      * @param alpha a factor; 1 where there are {@code few}
      * @param few products of the same rows with few columns, computed as they are packed; what they give may be a later
      *        part. Not of a transposed part
      */
-    public record Part(Tensor a, boolean transposed, float alpha, List<FewColumns> few) {
+    public record Part(Tensor a, Rows rows, boolean transposed, float alpha, List<FewColumns> few) {
+        public Part(Tensor a, boolean transposed, float alpha, List<FewColumns> few) {
+            this(a, null, transposed, alpha, few);
+        }
+
         public Part(Tensor a, float alpha) {
             this(a, false, alpha, List.of());
         }

@@ -195,7 +195,11 @@ final class VectorPackedRows {
         for (int r = 0; r < n; r++) {
             for (int q = first; q < end; q++) {
                 Piece piece = pieces.get(q);
-                Floats.load(a, (long) (row + r) * a.cols() + piece.p0, piece.pc, packed, piece.row(to + r));
+                if (part.rows() != null) {
+                    part.rows().load(row + r, piece.p0, piece.pc, packed, piece.row(to + r));
+                } else {
+                    Floats.load(a, (long) (row + r) * a.cols() + piece.p0, piece.pc, packed, piece.row(to + r));
+                }
                 scale(packed, piece.row(to + r), piece.pc, part.alpha());
             }
         }
