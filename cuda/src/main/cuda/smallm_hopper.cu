@@ -13,6 +13,14 @@
 // 128-byte swizzle, columns in the order in which lanes have them as the first (nf4_units.cuh). It is copied to shared
 // memory a unit of columns at a time. W is decoded in registers. Both kernels begin early: the second reads W while the
 // first runs.
+//
+// A slot of the ring of units of x has two barriers. `full` ends a phase when the unit's bytes are there; its one arrival
+// is the asking thread's. `empty` ends one when all warps have multiplied with the unit, each arrives once. Unit u is in
+// slot u % X_STAGES, in phase u / X_STAGES of both; the first units find their slots empty without waiting. Behind unit u
+// thread 0 asks for unit u + X_STAGES - 1, in the slot of unit u - 1: its last reader is rarely a whole unit behind, so
+// that thread 0, and with it its warpgroup, hardly waits. The copy engine writes x and the tensor cores read it, both by
+// the asynchronous proxy: no fence is needed, nor when sums take the place of x, since by then all products are done and
+// all units have come.
 #include "grid.cuh"
 #include "hopper.cuh"
 #include "nf4_units.cuh"
@@ -24,8 +32,10 @@
 #define STAGES 2
 #define X_STAGES 3
 static_assert(WARPS * STAGES <= MOST_UNITS, "units lie in the table's gaps");
+static_assert(THREADS == 256, "a thread copies one value of the constants' map");
 // Floats from a token's sums to the next one's, a little apart to spread the banks.
 #define SUM_STRIDE (ROWS + 4)
+static_assert(SUM_STRIDE * sizeof(float) <= X_STAGES * UNIT * sizeof(bf16), "a token's sums take the place of its x");
 
 // Copies bytes that follow each other; the barrier's phase ends when they are there.
 __device__ __forceinline__ void copy_bulk(u32 to, const void *from, int bytes, u32 barrier) {
@@ -166,6 +176,7 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
     int place = 0;
     Ring<X_STAGES> ring;
     for (int u = 0; u < units; u++) {
+        // Each unit has a group of copies, be it empty: those of this one are through, for all lanes.
         copy_wait<STAGES - 1>();
         __syncwarp();
         Unit unit;

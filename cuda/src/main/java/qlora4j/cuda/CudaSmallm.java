@@ -25,10 +25,10 @@ final class CudaSmallm {
     private static final int RESERVED_BYTES = 11 << 10;
 
     private static final int IMAGE_THREADS = 512;
-    private static final int HOPPER_WARPS = 8;
+    static final int HOPPER_WARPS = 8;
     /** Units of x that a block asks for ahead, and units of W that a warp does. */
-    private static final int X_STAGES = 3;
-    private static final int STAGES = 2;
+    static final int X_STAGES = 3;
+    static final int STAGES = 2;
     private static final int ALIGNMENT = 256;
 
     private final CudaBackend cuda;

@@ -88,4 +88,16 @@ class CudaConstantsTest {
         assertThat(d.two()).isEqualTo(two);
         assertThat(d.bytes()).isLessThan(227 << 10);
     }
+
+    /** What {@link CudaSmallm} and {@link Nf4Units} size shared memory and grids by. */
+    @ParameterizedTest
+    @CsvSource({"smallm_hopper.cu,WARPS,8", "smallm_hopper.cu,STAGES,2", "smallm_hopper.cu,X_STAGES,3",
+            "exact16.cuh,ROW_BYTES,256"})
+    void sourcesHaveThePlacesJavaCounts(String source, String name, int expected) throws IOException {
+        assertThat(Files.readString(SOURCES.resolve(source)))
+                .containsPattern("(?m)^#define " + name + " " + expected + "$");
+        Map<String, Integer> java = Map.of("WARPS", CudaSmallm.HOPPER_WARPS, "STAGES", CudaSmallm.STAGES, "X_STAGES",
+                CudaSmallm.X_STAGES, "ROW_BYTES", Nf4Units.TABLE_BYTES / 256);
+        assertThat(java.get(name)).isEqualTo(expected);
+    }
 }
