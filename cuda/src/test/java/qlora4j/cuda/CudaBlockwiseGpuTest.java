@@ -3,6 +3,7 @@ package qlora4j.cuda;
 import static org.assertj.core.api.Assertions.assertThat;
 
 import java.util.Random;
+import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
 import org.junit.jupiter.api.Test;
@@ -163,7 +164,8 @@ class CudaBlockwiseGpuTest {
 
     /**
      * Few rows: constants are multiplied with sums, in float32, so that of W only the codebook is rounded, to float16. x of
-     * any magnitude is brought to float16 and back, rows of zeros too. More than 8 rows only as QLoRA quantizes, and on
+     * any magnitude is brought to float16 and back, rows of zeros too. Compared with products in float64 of what the scalar
+     * backend dequantizes. More than 8 rows only as QLoRA quantizes, and on
      * compute capability 9.0.
      */
     @Test
@@ -186,20 +188,21 @@ class CudaBlockwiseGpuTest {
                     x.set((long) row * in + k, scale * x.get((long) row * in + k) * (k % 7 == 0 ? 0x1p-20 : 1));
                 }
             }
-            Tensor[][] both = TWINS.run(run -> {
-                boolean host = run.s.device().isHost();
+            Tensor y = TWINS.onGpu(run -> {
                 QuantizedTensor q = poisoned(run, config, out, in);
                 Blockwise.quantize(run.s, run.in(w), q);
-                Tensor y = run.out(host ? DType.F32 : DType.BF16, m, out);
-                Tensor rows = host ? Tensor.zeros(DType.F32, m, in).copyFrom(x) : x;
-                Blockwise.matmul(run.s, run.in(rows), q, y);
-                return new Tensor[]{y};
-            });
-            Tensor magnitude = magnitudes(config, w, x, false, null);
+                Tensor product = run.out(DType.BF16, m, out);
+                Blockwise.matmul(run.s, run.in(x), q, product);
+                return new Tensor[]{product};
+            })[0];
+            double[] weights = values(dequantized(config, w));
+            double[] rows = values(x);
+            double[][] exact = IntStream.range(0, m * out).parallel()
+                    .mapToObj(k -> dot(rows, k / out * in, weights, k % out * in, in)).toArray(double[][]::new);
             for (int k = 0; k < m * out; k++) {
-                double expected = both[0][0].get(k);
-                double actual = both[1][0].get(k);
-                double bound = (CODES_ROUNDING + in * Twins.EPSILON) * magnitude.get(k);
+                double expected = exact[k][0];
+                double actual = y.get(k);
+                double bound = (CODES_ROUNDING + in * Twins.EPSILON) * exact[k][1];
                 assertThat(Math.abs(actual - expected)).as("m %d, in %d, %s, element %d: %s and %s", m, in, config, k,
                         actual, expected)
                         .isLessThanOrEqualTo(bound + 0x1p-8 * (Math.abs(expected) + bound) + 0x1p-133);
@@ -246,13 +249,37 @@ class CudaBlockwiseGpuTest {
         }
     }
 
+    /** W after quantization, by the scalar backend, in float64. */
+    private static Tensor dequantized(QuantConfig config, Tensor w) {
+        return TWINS.onScalar(run -> {
+            QuantizedTensor q = poisoned(run, config, w.shape());
+            Tensor dense = run.out(DType.F64, w.shape());
+            Blockwise.quantize(run.s, w, q);
+            Blockwise.dequantize(run.s, q, dense);
+            return new Tensor[]{dense};
+        })[0];
+    }
+
+    private static double[] values(Tensor t) {
+        return IntStream.range(0, Math.toIntExact(t.size())).parallel().mapToDouble(t::get).toArray();
+    }
+
+    /** The sum of n products, and of their magnitudes. */
+    private static double[] dot(double[] a, int fromA, double[] b, int fromB, int n) {
+        double sum = 0;
+        double magnitude = 0;
+        for (int i = 0; i < n; i++) {
+            double product = a[fromA + i] * b[fromB + i];
+            sum += product;
+            magnitude += Math.abs(product);
+        }
+        return new double[]{sum, magnitude};
+    }
+
     /** The sums of magnitudes that the contract's bound is made of, by the scalar backend. */
     private static Tensor magnitudes(QuantConfig config, Tensor w, Tensor x, boolean backward, Tensor before) {
         try (qlora4j.tensor.Stream s = TWINS.scalar.openStream()) {
-            QuantizedTensor q = QuantizedTensor.allocate(TWINS.scalar, config, DType.F32, w.shape());
-            Tensor dense = Tensor.zeros(DType.F64, w.shape());
-            Blockwise.quantize(s, w, q);
-            Blockwise.dequantize(s, q, dense);
+            Tensor dense = dequantized(config, w);
             Tensor sums = Tensor.zeros(DType.F64, x.rows(), backward ? w.cols() : w.rows());
             if (before != null) {
                 sums.copyFrom(Products64.magnitude(before));

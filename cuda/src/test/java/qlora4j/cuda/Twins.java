@@ -63,24 +63,24 @@ final class Twins implements AutoCloseable {
 
     /** The outputs of both, as host tensors: {@code [0]} the scalar backend's, {@code [1]} the GPU's. */
     Tensor[][] run(Operation operation) {
-        Tensor[][] both = new Tensor[2][];
-        for (int i = 0; i < 2; i++) {
-            Backend backend = i == 0 ? scalar : cuda;
-            try (Stream s = backend.openStream()) {
-                Tensor[] outputs = operation.run(new Run(s));
-                both[i] = new Tensor[outputs.length];
-                for (int t = 0; t < outputs.length; t++) {
-                    both[i][t] = i == 0 ? outputs[t] : Gpu.host(backend, outputs[t]);
-                }
-            }
-        }
-        return both;
+        return new Tensor[][]{onScalar(operation), onGpu(operation)};
     }
 
     /** The outputs of an operation on the scalar backend alone. */
     Tensor[] onScalar(Operation operation) {
         try (Stream s = scalar.openStream()) {
             return operation.run(new Run(s));
+        }
+    }
+
+    /** The outputs of an operation on the GPU alone, as host tensors. */
+    Tensor[] onGpu(Operation operation) {
+        try (Stream s = cuda.openStream()) {
+            Tensor[] outputs = operation.run(new Run(s));
+            for (int t = 0; t < outputs.length; t++) {
+                outputs[t] = Gpu.host(cuda, outputs[t]);
+            }
+            return outputs;
         }
     }
 
