@@ -33,7 +33,7 @@ public final class VectorGemm {
     /** Most columns of a task: its panels are 216 KiB, its sums 581. */
     public static final int MAX_COLUMNS = 288;
     private static final int MAX_PANELS = MAX_COLUMNS / NC;
-    private static final int TASKS_PER_THREAD = 3;
+    private static final int TASKS_PER_THREAD = 2;
     /** Rows whose sums over all of a task's columns, 12 KiB, are written before the next are computed; whole groups. */
     private static final int FEW_ROWS = 2 * R;
     /** A piece of so few rows of B: its panels are in the first-level cache together. */
