@@ -4,8 +4,11 @@ import static org.assertj.core.api.Assertions.assertThat;
 
 import java.io.IOException;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.List;
 import java.util.Random;
+import java.util.Set;
 import java.util.stream.IntStream;
 import org.junit.jupiter.api.AfterAll;
 import org.junit.jupiter.api.Tag;
@@ -14,8 +17,11 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.model.Adapter;
+import qlora4j.model.BatchGenerator;
+import qlora4j.model.BatchGenerator.Request;
 import qlora4j.model.Decoder;
 import qlora4j.model.KvCache;
+import qlora4j.model.SamplingConfig;
 import qlora4j.model.TokenBatch;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.Backends;
@@ -24,8 +30,8 @@ import qlora4j.tensor.Stream;
 import qlora4j.tensor.Tensor;
 
 /**
- * One batch whose sequences use different adapters, or none: their prompts, then a token more of each through the cache,
- * against the scalar backend.
+ * One batch whose sequences use different adapters, or none, against the scalar backend: their prompts, then a token more
+ * of each through the cache; and whole texts, all steps but the first recorded.
  */
 @Tag("gpu")
 class AdaptersInOneBatchGpuTest {
@@ -33,6 +39,7 @@ class AdaptersInOneBatchGpuTest {
     /** The second adapter, none, the first, the second. */
     private static final int[] SLOTS = {1, Adapters.NO_SLOT, 0, 1};
     private static final int[] SWAPPED = {0, Adapters.NO_SLOT, 1, 0};
+    private static final int NEW = 20;
     private static final Backend SCALAR = Backends.open(Backend.SCALAR);
     private static final Backend CUDA = Gpu.open();
 
@@ -109,5 +116,38 @@ class AdaptersInOneBatchGpuTest {
                 }
             }
         }
+    }
+
+    /** The texts of all prompts in one batch, row i under the second adapter, none, the first, and so on. */
+    private static int[][] texts(Backend backend, Path model, int[][] prompts, SamplingConfig sampling,
+            Set<Integer> eos) {
+        Decoder decoder = TinyModels.load(model, backend, DType.F32, true);
+        int longest = Arrays.stream(prompts).mapToInt(p -> p.length).max().orElseThrow();
+        try (Adapter first = TinyModels.adapter(decoder, 0, 8, 5);
+                Adapter second = TinyModels.adapter(decoder, 1, 4, 6);
+                BatchGenerator generator = new BatchGenerator(decoder, prompts.length, longest + NEW)) {
+            Adapters[] use = {second.use(), Adapters.NONE, first.use()};
+            List<Request> requests = new ArrayList<>();
+            for (int i = 0; i < prompts.length; i++) {
+                requests.add(new Request(prompts[i], sampling, use[i % use.length]));
+            }
+            return generator.generate(requests, NEW, eos, null);
+        }
+    }
+
+    /** More than eight rows take other kernels. */
+    @ParameterizedTest
+    @CsvSource({"llama,2,false", "mistral,4,true", "qwen2,8,false", "qwen3,10,false", "llama3,10,true"})
+    void textsAreTheScalarBackends(String kind, int rows, boolean drawn) throws IOException {
+        Path model = TinyModels.write(java.nio.file.Files.createTempDirectory(directory, "model"), kind, random);
+        int[][] prompts = TinyModels.sequences(random, random.ints(rows, 1, 30).toArray());
+        SamplingConfig sampling = drawn ? new SamplingConfig(true, 0.9, 50, 0.95, 1.1, Gpu.SEED)
+                : SamplingConfig.GREEDY;
+        int[][] whole = texts(SCALAR, model, prompts, sampling, Set.of());
+        assertThat(texts(CUDA, model, prompts, sampling, Set.of())).isDeepEqualTo(whole);
+        Set<Integer> eos = Set.of(whole[1][NEW / 2]);
+        int[][] ended = texts(SCALAR, model, prompts, sampling, eos);
+        assertThat(ended[1].length).as("a row ends before its limit").isLessThan(NEW);
+        assertThat(texts(CUDA, model, prompts, sampling, eos)).isDeepEqualTo(ended);
     }
 }

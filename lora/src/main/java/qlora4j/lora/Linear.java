@@ -185,6 +185,11 @@ public final class Linear {
                 || Arrays.stream(biases).anyMatch(b -> b != null));
     }
 
+    /** Whether a call reads on the host which adapter each row has: where rows differ in magnitudes or in biases. */
+    public boolean hostReadsRows(Adapters adapters) {
+        return differ(adapters);
+    }
+
     /** The type of u for activations of type {@code x}: sums through an adapter are kept in float32 at least. */
     public static DType wide(DType x) {
         return x == DType.F64 ? DType.F64 : DType.F32;

@@ -70,7 +70,7 @@ final class DecodeStep implements AutoCloseable {
         } else if (recording != null) {
             recording.replay();
             return;
-        } else if (stream.records()) {
+        } else if (stream.records() && !decoder.hostReadsRows(adapters)) {
             recording = stream.record(() -> planned(adapters));
             recording.replay();
             return;

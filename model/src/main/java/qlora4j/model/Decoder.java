@@ -145,6 +145,16 @@ public final class Decoder {
         tables.forEach(t -> t.show(s, adapters));
     }
 
+    /** Whether rows of one call may have different adapters: all of them keep to linear layers. */
+    boolean takesRows() {
+        return others.values().stream().noneMatch(SlottedWeight::hasOwn);
+    }
+
+    /** Whether the host looks which adapter a row has: such a step cannot be recorded. */
+    boolean hostReadsRows(Adapters adapters) {
+        return linears.values().stream().anyMatch(l -> l.hostReadsRows(adapters));
+    }
+
     /** Looks at the hidden states as they pass: 0 is the embedding, L the last layer's output before the norm. */
     public interface HiddenObserver {
         void hidden(int index, Tensor h);

@@ -56,8 +56,13 @@ final class SlottedWeight {
         ownGrad[slot] = grad;
     }
 
+    /** Whether any slot has a copy. */
+    boolean hasOwn() {
+        return Arrays.stream(own).anyMatch(t -> t != null);
+    }
+
     private boolean replaced(Adapters adapters) {
-        if (adapters.ofRow() != null && Arrays.stream(own).anyMatch(t -> t != null)) {
+        if (adapters.ofRow() != null && hasOwn()) {
             throw new IllegalArgumentException("rows of several adapters in one batch: one of them has a " + name
                     + " of its own (modules_to_save, trainable_token_indices), and a batch has one " + name
                     + "; run that adapter in a batch by itself");

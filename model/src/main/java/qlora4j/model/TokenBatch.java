@@ -50,11 +50,11 @@ public record TokenBatch(int[] tokens, int[] cuLengths, int[] positions, int[] s
         return new TokenBatch(tokens, cu, positions, samples, null);
     }
 
-    /** Further tokens of one sequence whose first {@code done} ones are in a cache. */
-    static TokenBatch continuing(int[] tokens, int done) {
-        TokenBatch b = of(tokens);
-        for (int i = 0; i < tokens.length; i++) {
-            b.positions[i] += done;
+    /** Further tokens of sequences whose first {@code done} ones, a number a sequence, are in a cache. */
+    static TokenBatch continuing(int[][] sequences, int[] done) {
+        TokenBatch b = of(sequences);
+        for (int i = 0; i < b.positions.length; i++) {
+            b.positions[i] += done[b.samples[i]];
         }
         return b;
     }

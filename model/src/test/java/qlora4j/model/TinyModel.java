@@ -97,8 +97,13 @@ final class TinyModel {
 
     /** A trainable adapter whose B is not zero, so that all of its gradients are not. */
     static Adapter adapter(Decoder decoder, int slot, int rank, long seed) {
-        Adapter a = Adapter.create(decoder, slot,
-                new LoraConfig(rank, 2 * rank, 0, List.of(LoraConfig.ALL_LINEAR), null, seed));
+        return adapter(decoder, slot, new LoraConfig(rank, 2 * rank, 0, List.of(LoraConfig.ALL_LINEAR), null, seed),
+                seed);
+    }
+
+    /** The same of any configuration. */
+    static Adapter adapter(Decoder decoder, int slot, LoraConfig config, long seed) {
+        Adapter a = Adapter.create(decoder, slot, config);
         Philox.Sequence rng = new Philox.Sequence(seed, 2, 0);
         for (ParameterStore.Parameter p : a.parameters().all()) {
             for (long i = 0; p.name().contains("lora_B") && i < p.value().size(); i++) {
