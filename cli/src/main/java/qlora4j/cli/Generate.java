@@ -3,6 +3,8 @@ package qlora4j.cli;
 import java.io.IOException;
 import java.io.PrintWriter;
 import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Locale;
 import java.util.Map;
@@ -36,7 +38,7 @@ final class Generate implements Callable<Integer> {
     @Mixin
     private ModelOptions model;
 
-    @Option(names = "--all", description = "Answer with the base and with each adapter.")
+    @Option(names = "--all", description = "Answer with the base and with each adapter, in one batch.")
     private boolean all;
 
     @Option(names = "--prompt", paramLabel = "TEXT", description = "What to continue (default: standard input).")
@@ -78,11 +80,14 @@ final class Generate implements Callable<Integer> {
         }
         try (Backend opened = started; CausalLm lm = CausalLm.load(directory, opened, loader)) {
             adapters.load(lm, spec.commandLine().getErr());
+            List<int[]> prompts = new ArrayList<>();
             for (String name : chosen) {
-                if (all) {
-                    out.println("[" + name + "]");
-                }
-                answer(lm, name, lm.tokenizer(name) == lm.tokenizer() ? ids : ids(directory, name, text), options);
+                prompts.add(lm.tokenizer(name) == lm.tokenizer() ? ids : ids(directory, name, text));
+            }
+            if (all) {
+                answer(lm, chosen, prompts, options);
+            } else {
+                answer(lm, chosen.getFirst(), prompts.getFirst(), options);
             }
         }
         return 0;
@@ -99,6 +104,18 @@ final class Generate implements Callable<Integer> {
         PrintWriter err = spec.commandLine().getErr();
         err.printf(Locale.ROOT, "%d prompt tokens, %d new, %.1f new tokens/s%n", ids.length, made,
                 made / ((System.nanoTime() - start) / 1e9));
+        err.flush();
+    }
+
+    /** The answers of the base and of all adapters, which are written in one batch where they can be. */
+    private void answer(CausalLm lm, List<String> names, List<int[]> prompts, GenerateOptions options)
+            throws IOException {
+        long start = System.nanoTime();
+        int[] made = lm.generate(names, prompts, options, new TextsInOrder(out, names));
+        int all = Arrays.stream(made).sum();
+        PrintWriter err = spec.commandLine().getErr();
+        err.printf(Locale.ROOT, "%d texts, %d prompt tokens, %d new, %.1f new tokens/s%n", made.length,
+                prompts.stream().mapToInt(p -> p.length).sum(), all, all / ((System.nanoTime() - start) / 1e9));
         err.flush();
     }
 

@@ -70,8 +70,12 @@ class CommandsTest {
         Ran text = run("generate", "--model", model.toString(), "--adapter", "mine=" + output, "--all", "--chat",
                 "--prompt", "Say the number 3.", "--max-new-tokens", "5", "--temperature", "0");
         assertThat(text.code()).as(text.err()).isZero();
-        assertThat(text.out()).startsWith("[base]").contains("[mine]");
-        assertThat(text.err()).contains("backend: ");
+        assertThat(text.out().lines().toList()).containsExactlyElementsOf(Stream.of("base", "mine").flatMap(
+                name -> Stream.concat(Stream.of("[" + name + "]"), run("generate", "--model", model.toString(),
+                        "--adapter", "mine=" + output, "--use", name, "--chat", "--prompt", "Say the number 3.",
+                        "--max-new-tokens", "5", "--temperature", "0").out().lines()))
+                .toList());
+        assertThat(text.err()).contains("backend: ").contains("2 texts, ");
     }
 
     private static String lineAfter(String text, String start) {

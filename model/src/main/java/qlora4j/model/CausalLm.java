@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
+import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -235,22 +236,61 @@ public final class CausalLm implements AutoCloseable {
     /** Tokens of a generator as text. */
     int stream(Generator.Continuation continuation, String adapter, int[] prompt, GenerateOptions options,
             Predicate<String> onText) throws IOException {
-        Tokenizer tokenizer = tokenizer(adapter);
-        StreamingDecoder text = tokenizer.streamingDecoder(true);
-        StopStrings stops = new StopStrings(options.stopStrings());
         Set<Integer> eos = eosIds();
+        GeneratedText text = new GeneratedText(tokenizer(adapter), options.stopStrings(), eos, onText);
         int[] made = continuation.generate(prompt, options.maxNewTokens(), options.sampling(), use(adapter), eos,
-                token -> {
-                    // A row of the head that no token uses (vocabularies are padded) is no text, as in transformers.
-                    boolean goOn = eos.contains(token)
-                            || onText.test(tokenizer.contains(token) ? stops.accept(text.accept(token)) : "");
-                    return goOn && !stops.stopped();
-                });
-        if (!stops.stopped()) {
-            onText.test(stops.accept(text.finish()));
-            onText.test(stops.finish());
-        }
+                text::accept);
+        text.finish();
         return made.length;
+    }
+
+    /** Takes the texts of a batch as they come, rows in turn. */
+    @FunctionalInterface
+    public interface RowText {
+        /** The next piece of a row's text. */
+        void text(int row, String piece);
+
+        /** Nothing more comes of a row; called once for each, when it ends. */
+        default void ended(int row) {
+        }
+    }
+
+    /**
+     * Continues several prompts in one batch, each under an adapter of its own or {@link #BASE}: the weights are read once
+     * a token for all of them. Each row's text is the one that {@link #generate(String, String, GenerateOptions)} gives,
+     * draws included, up to rounding; so rows of one prompt and adapter have the same text, also where it is drawn.
+     *
+     * <pre>{@code
+     * List<String> texts = lm.generate(List.of("base", "pirate"), List.of("Hello", "Hello"), GenerateOptions.greedy(40));
+     * }</pre>
+     *
+     * @param adapters a name a row
+     * @param prompts as many
+     * @return the texts in the order of rows
+     * @throws IllegalArgumentException if there are no rows, or not as many adapters as prompts, or a row (counted from 0)
+     *         is empty or too long for the model
+     */
+    public List<String> generate(List<String> adapters, List<String> prompts, GenerateOptions options)
+            throws IOException {
+        TextBatch.check(adapters, prompts);
+        List<int[]> ids = new ArrayList<>();
+        for (int i = 0; i < prompts.size(); i++) {
+            ids.add(tokenizer(adapters.get(i)).encode(prompts.get(i), true));
+        }
+        List<StringBuilder> texts = ids.stream().map(_ -> new StringBuilder()).toList();
+        generate(adapters, ids, options, (row, piece) -> texts.get(row).append(piece));
+        return texts.stream().map(StringBuilder::toString).toList();
+    }
+
+    /**
+     * The same of token ids, passing text on as soon as it is certain. Where an adapter of this model has an embedding, a
+     * head or norms of its own, of which a batch has one, rows of the same adapter are a batch each.
+     *
+     * @return the number of new tokens of each row
+     */
+    public int[] generate(List<String> adapters, List<int[]> prompts, GenerateOptions options, RowText onText)
+            throws IOException {
+        return new TextBatch(this, adapters, prompts, options, onText).write();
     }
 
     @Override
