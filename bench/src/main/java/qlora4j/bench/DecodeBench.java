@@ -1,21 +1,30 @@
 package qlora4j.bench;
 
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Set;
 import java.util.function.Consumer;
+import java.util.stream.IntStream;
 import qlora4j.bench.Ceilings.Bound;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.model.Adapter;
+import qlora4j.model.BatchGenerator;
+import qlora4j.model.BatchGenerator.Request;
 import qlora4j.model.Decoder;
 import qlora4j.model.DecoderConfig;
 import qlora4j.model.Generator;
 import qlora4j.model.SamplingConfig;
 
-/** Generation of one sequence: a prompt (prefill), then greedy tokens one by one, by the base and by an adapter. */
+/**
+ * Generation: a prompt (prefill), then greedy tokens one by one, by the base and by an adapter; and tokens of several
+ * sequences at once, by the base and by both in one batch.
+ */
 final class DecodeBench {
     /** Texts that are written before the one that counts: the JVM's compiler is at work in the first two. */
     private static final int WARM_TEXTS = 2;
+    /** Sequences of a batch. */
+    private static final int ROWS = 8;
 
     private final Decoder decoder;
     private final BenchSettings config;
@@ -33,9 +42,15 @@ final class DecodeBench {
 
     void run(Adapter adapter) {
         prefill();
-        decode("decode", "greedy decode, prompt " + config.prompt(), Adapters.NONE);
+        decode("decode", "greedy decode, prompt " + config.prompt(), List.of(Adapters.NONE));
         if (adapter != null) {
-            decode("decode.adapter", "the same with an adapter, r = " + config.rank(), adapter.use());
+            decode("decode.adapter", "the same with an adapter, r = " + config.rank(), List.of(adapter.use()));
+        }
+        decode("decode.batch", "greedy decode of " + ROWS + " sequences at once",
+                Collections.nCopies(ROWS, Adapters.NONE));
+        if (adapter != null) {
+            decode("decode.batch.adapters", "the same, every second one with the adapter",
+                    IntStream.range(0, ROWS).mapToObj(i -> i % 2 == 0 ? Adapters.NONE : adapter.use()).toList());
         }
     }
 
@@ -54,23 +69,28 @@ final class DecodeBench {
         }
     }
 
-    private void decode(String id, String what, Adapters adapters) {
+    /** @param adapters of each sequence */
+    private void decode(String id, String what, List<Adapters> adapters) {
         DecoderConfig c = decoder.config();
-        int[] prompt = RandomBatch.tokens(c.vocab(), config.prompt(), 0);
-        try (Generator generator = new Generator(decoder, config.prompt() + config.newTokens())) {
+        int rows = adapters.size();
+        List<Request> requests = IntStream.range(0, rows).mapToObj(i -> new Request(
+                RandomBatch.tokens(c.vocab(), config.prompt(), i), SamplingConfig.GREEDY, adapters.get(i))).toList();
+        try (BatchGenerator generator = new BatchGenerator(decoder, rows, config.prompt() + config.newTokens())) {
             for (int text = 0; text < WARM_TEXTS; text++) {
-                tokens(generator, prompt, adapters, 2 * config.seconds(), new ArrayList<>());
+                tokens(generator, requests, 2 * config.seconds(), new ArrayList<>());
             }
             List<Long> heap = new ArrayList<>();
-            List<Double> seconds = tokens(generator, prompt, adapters, 4 * config.seconds(), heap);
+            List<Double> seconds = tokens(generator, requests, 4 * config.seconds(), heap);
             Timing t = Timing.of(seconds);
             // All tokens count, slow ones too: the mean, not the median.
             double mean = seconds.stream().mapToDouble(Double::doubleValue).average().orElseThrow();
             long linear = decoder.linears().values().stream().mapToLong(l -> l.weight().bytes()).sum();
-            double bytes = Work.decodeBytes(c, linear, decoder.headBytes(), decoder.type().bytes(),
-                    config.prompt() + seconds.size() / 2.0);
+            double cached = config.prompt() + seconds.size() / 2.0;
+            int type = decoder.type().bytes();
+            double bytes = Work.decodeBytes(c, linear, decoder.headBytes(), type, cached)
+                    + (rows - 1) * Work.decodeBytes(c, 0, 0, type, cached);
             Timing whole = new Timing(mean, t.best(), t.samples());
-            report.accept(Figure.rate(id, what + ", " + (seconds.size() + 1) + " new", threads, whole, 1, "tok/s",
+            report.accept(Figure.rate(id, what + ", " + (seconds.size() + 1) + " new", threads, whole, rows, "tok/s",
                     bytes, Bound.READ, ceilings.read()).with("median_ms", 1e3 * t.median()));
             if (Heap.isKnown(heap)) {
                 report.accept(Heap.figure(id + ".heap", "a token", heap));
@@ -79,10 +99,14 @@ final class DecodeBench {
     }
 
     /** Seconds from each token to the next, until the tokens or about the time are used up; at least two tokens. */
-    private List<Double> tokens(Generator generator, int[] prompt, Adapters adapters, double limit, List<Long> heap) {
+    private List<Double> tokens(BatchGenerator generator, List<Request> requests, double limit, List<Long> heap) {
         List<Double> seconds = new ArrayList<>();
         long[] at = {0, 0};
-        generator.generate(prompt, config.newTokens(), SamplingConfig.GREEDY, adapters, Set.of(), _ -> {
+        boolean[] goOn = {true};
+        generator.generate(requests, config.newTokens(), Set.of(), (row, _) -> {
+            if (row > 0) {
+                return goOn[0];
+            }
             long now = System.nanoTime();
             if (at[0] == 0) {
                 at[0] = now;
@@ -91,7 +115,8 @@ final class DecodeBench {
             }
             at[1] = now;
             heap.add(Heap.allocated());
-            return seconds.isEmpty() || (now - at[0]) / 1e9 < limit;
+            goOn[0] = seconds.isEmpty() || (now - at[0]) / 1e9 < limit;
+            return goOn[0];
         });
         return seconds;
     }

@@ -31,7 +31,8 @@ class BenchRunTest {
                     lines::add);
             assertThat(r.figures()).extracting(Figure::id).contains("ceiling.copy", "ceiling.read", "ceiling.flops",
                     "quantize", "dequantize", "matvec", "matmul.m64", "matmul.m256", "matmul.m1024",
-                    "matmul_backward.m1024", "step", "step.memory", "prefill", "decode", "decode.adapter");
+                    "matmul_backward.m1024", "step", "step.memory", "prefill", "decode", "decode.adapter",
+                    "decode.batch", "decode.batch.adapters");
             assertThat(r.figures()).allSatisfy(f -> assertThat(f.value()).as(f.id()).isPositive());
             assertThat(r.figures()).filteredOn(f -> f.timing() != null && !f.id().startsWith("ceiling"))
                     .allSatisfy(f -> assertThat(f.ceiling()).as(f.id()).isPositive());
