@@ -8,6 +8,7 @@
 // end. gridDim.y blocks share the columns of a tile; their sums go to `partial` [gridDim.y, m, out] and are added in
 // order by nf4_smallm_sum.
 #include "decode.cuh"
+#include "grid.cuh"
 #include "ptx.cuh"
 
 #define THREADS 512
@@ -246,9 +247,11 @@ VARIANT(2)
 VARIANT(4)
 VARIANT(8)
 
-// y = the sum of `parts` products [m, out] in order, plus residual and bias.
+// y = the sum of `parts` products [m, out] in order, plus residual and bias. It begins early, but does not
+// let the next kernel begin: with that, one product after another of 64 rows by 4096 x 14336 took 28.4 us each, not 26.8.
 extern "C" __global__ void __launch_bounds__(256) nf4_smallm_sum(const float *partial, int parts, int m, int out,
         const bf16 *residual, const bf16 *bias, bf16 *y) {
+    previous_has_ended();
     long at = (long)blockIdx.x * blockDim.x + threadIdx.x, n = (long)m * out;
     if (at >= n) {
         return;

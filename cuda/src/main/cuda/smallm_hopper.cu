@@ -8,6 +8,13 @@
 //
 //   nf4_smallm_x      x as float16 -> image [in / 64, tokens, 64], the tokens beyond m zeros; factor [tokens]
 //   nf4_smallm_N_h    N tokens of the image; a block has 128 rows of W, sums of blockIdx.y's columns go to `partial`
+//   nf4_smallm_64_helped  64 tokens; W has fewer tiles of 128 rows than there are multiprocessors: the others help
+//
+// `helpers` blocks in front of the tiles' owners have the last `given` units of columns of all tiles, a helper those of
+// each helpers-th tile. Their sums go to `partial` [tile, warp], in the lanes' own order; a helper's warp says in `arrived`
+// [helper, warp] that all of its are there, and owners add them last. A helper has less to do than an owner, so that nobody
+// waits for long, and owners come behind all helpers, so that nobody waits for what cannot begin. The loop that goes on in
+// the next tile takes 0.9 us of 25 more, so that blocks without helpers have one of their own.
 //
 // A chunk of the image, 64 columns of all tokens, is what wgmma takes as its second operand: rows of 128 bytes in the
 // 128-byte swizzle, columns in the order in which lanes have them as the first (nf4_units.cuh). It is copied to shared
@@ -66,6 +73,14 @@ __device__ __forceinline__ void wgmma(float (&c)[32], const u32 (&a)[4], u64 b, 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
 
+// As above, b by the low half of its descriptor: registers are scarce where blocks help.
+__device__ __forceinline__ void wgmma(float (&c)[32], const u32 (&a)[4], u32 b, int add) {
+    asm volatile("{\n.reg .pred add;\n.reg .b64 b;\nsetp.ne.b32 add, %37, 0;\nmov.b64 b, {%36, 0x40000040};\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" D32 "}, {%32, %33, %34, %35}, b, add, 1, 1, 0;\n}"
+                 : F32S(c)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(add));
+}
+
 // total += scale * sums, by rows g and g + 8.
 template <int N> __device__ __forceinline__ void add(float (&total)[N], float (&sums)[N], float scale0, float scale1) {
     hold(sums);
@@ -81,9 +96,9 @@ __device__ __forceinline__ float4 plus(float4 v, uint2 b) {
 }
 
 // A block a token. `image` as above; in a chunk, 16 bytes u of a row, at u ^ row % 8, are columns 16 t + 2 u and the next
-// for t = 0 to 3.
+// for t = 0 to 3. The first `flags` of `arrived` become 0.
 extern "C" __global__ void __launch_bounds__(512) nf4_smallm_x(const bf16 *x, int m, int in, unsigned char *image,
-        float *factor) {
+        float *factor, u32 *arrived, int flags) {
     __shared__ u32 largest;
     next_may_begin();
     int token = blockIdx.x, tokens = gridDim.x;
@@ -92,6 +107,10 @@ extern "C" __global__ void __launch_bounds__(512) nf4_smallm_x(const bf16 *x, in
     }
     __syncthreads();
     previous_has_ended();
+    int flag = token * blockDim.x + threadIdx.x;
+    if (flag < flags) {
+        arrived[flag] = 0;
+    }
     const bf16 *row = x + (long)token * in;
     u32 most = 0;
     if (token < m) {
@@ -123,10 +142,28 @@ extern "C" __global__ void __launch_bounds__(512) nf4_smallm_x(const bf16 *x, in
     }
 }
 
-template <int N>
+// That what this thread, and its warp before a barrier, wrote to device memory can be read by who sees the flag.
+__device__ __forceinline__ void says_arrived(u32 *flag) {
+    asm volatile("st.release.gpu.global.u32 [%0], 1;" ::"l"(flag) : "memory");
+}
+
+__device__ __forceinline__ void wait_for(const u32 *flag) {
+    u32 there;
+    do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(there) : "l"(flag) : "memory");
+    } while (there == 0);
+}
+
+// Where a lane's sums of a tile lie from its helper to its owner: pieces of four, WARP apart.
+template <int N> __device__ __forceinline__ float4 *given_sums(float *partial, int tile) {
+    return (float4 *)partial + (long)(tile * WARPS + threadIdx.x / WARP) * (N / 8) * WARP + threadIdx.x % WARP;
+}
+
+// `arrived`, `helpers` and `given` only where HELPED.
+template <int N, bool HELPED>
 __device__ __forceinline__ void smallm(const unsigned char *image, const float *factor, int m,
         const unsigned char *packed, const Constants &c, const Codebook *codebook, int out, int in, const bf16 *residual,
-        const bf16 *bias, bf16 *y, float *partial) {
+        const bf16 *bias, bf16 *y, float *partial, u32 *arrived, int helpers, int given) {
     const int chunk_bytes = N * 128, unit_bytes = CHUNKS * chunk_bytes;
     extern __shared__ __align__(1024) unsigned char block_memory[];
     __shared__ float map[256];
@@ -136,7 +173,15 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
     next_may_begin();
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, g = lane / 4, t = lane % 4;
     int all = in / UNIT, a_block = (all + gridDim.y - 1) / gridDim.y, first = blockIdx.y * a_block;
-    int units = min(all - first, a_block), first_row = blockIdx.x * ROWS;
+    int units = min(all - first, a_block), run = units, tile = blockIdx.x;
+    const bool helps = HELPED && (int)blockIdx.x < helpers;
+    if (HELPED) {
+        // The block's units: `run` of `tile` from `first` on, and those of each helpers-th tile behind where it helps.
+        tile = helps ? blockIdx.x : blockIdx.x - helpers;
+        first = helps ? all - given : 0;
+        run = all - first - (helps ? 0 : given);
+        units = helps ? ((out / ROWS - 1 - tile) / helpers + 1) * run : run;
+    }
     u32 full = shared_address(barriers), empty = full + 8 * X_STAGES;
     if (threadIdx.x == 0) {
         for (int s = 0; s < X_STAGES; s++) {
@@ -146,15 +191,23 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
         barriers_made();
     }
     Source source;
-    int asked = 0;
+    // A helper's columns go on in the next of its tiles: `out` is a multiple of ROWS where there are helpers.
+    int asked = 0, column = first * UNIT, left = run;
+    const int next_tile = helpers * ROWS * in - run * UNIT;
     auto ask = [&](int place) {
         if (asked < units) {
-            source.request(Place(table, constants, warp * STAGES + place), (first + asked) * UNIT);
+            source.request(Place(table, constants, warp * STAGES + place),
+                    HELPED ? column : (first + asked) * UNIT);
         }
         asked++;
+        column += UNIT;
+        if (HELPED && --left == 0) {
+            left = run;
+            column += next_tile;
+        }
         copy_commit();
     };
-    source.begin(packed, c, out, in, first_row + warp * TILE_ROWS);
+    source.begin(packed, c, out, in, tile * ROWS + warp * TILE_ROWS);
     for (int s = 0; s < STAGES; s++) {
         ask(s);
     }
@@ -165,15 +218,18 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
     if (threadIdx.x < N) {
         factors[threadIdx.x] = factor[threadIdx.x];
     }
+    int x_unit = first;
     auto copy_x = [&](int u) {
         int s = u % X_STAGES;
-        copy_bulk(shared_address(xs) + s * unit_bytes, image + (long)(first + u) * unit_bytes, unit_bytes, full + 8 * s);
+        copy_bulk(shared_address(xs) + s * unit_bytes, image + (long)(HELPED ? x_unit : first + u) * unit_bytes, unit_bytes,
+                full + 8 * s);
+        x_unit = x_unit + 1 == first + run ? first : x_unit + 1;
     };
     for (int u = 0; threadIdx.x == 0 && u < min(units, X_STAGES); u++) {
         copy_x(u);
     }
     float total[N / 2] = {}, acc[2][N / 2];
-    int place = 0;
+    int place = 0, to_give = run;
     Ring<X_STAGES> ring;
     for (int u = 0; u < units; u++) {
         // Each unit has a group of copies, be it empty: those of this one are through, for all lanes.
@@ -183,7 +239,14 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
         unit.take(Place(table, constants, warp * STAGES + place), map, source.offset);
         ask(place);
         place ^= 1;
-        u64 b = descriptor(matrix(shared_address(xs) + ring.slot * unit_bytes));
+        u32 low = matrix(shared_address(xs) + ring.slot * unit_bytes);
+        const auto b = [&] {
+            if constexpr (HELPED) {
+                return low;
+            } else {
+                return descriptor(low);
+            }
+        }();
         // A chunk is decoded while the one before is multiplied.
         u32 a[2][4][4];
         auto decode_chunk = [&](int chunk) {
@@ -228,6 +291,32 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
             copy_x(u - 1 + X_STAGES);
         }
         ring.next();
+        if (__builtin_expect(helps && --to_give == 0, 0)) {
+            float4 *to = given_sums<N>(partial, tile);
+#pragma unroll
+            for (int i = 0; i < N / 2; i += 4) {
+                __stcg(to + i / 4 * WARP, make_float4(total[i], total[i + 1], total[i + 2], total[i + 3]));
+                total[i] = total[i + 1] = total[i + 2] = total[i + 3] = 0;
+            }
+            to_give = run;
+            tile += helpers;
+        }
+    }
+    if (helps) {
+        __syncwarp();
+        if (lane == 0) {
+            says_arrived(arrived + blockIdx.x * WARPS + warp);
+        }
+        return;
+    }
+    if (HELPED) {
+        wait_for(arrived + tile % helpers * WARPS + warp);
+        const float4 *from = given_sums<N>(partial, tile);
+#pragma unroll
+        for (int i = 0; i < N / 2; i += 4) {
+            float4 v = __ldcg(from + i / 4 * WARP);
+            total[i] += v.x, total[i + 1] += v.y, total[i + 2] += v.z, total[i + 3] += v.w;
+        }
     }
     // Sums [token, row], where x was.
     __syncthreads();
@@ -241,13 +330,13 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
     // Four rows at a time: `out` is a multiple of 4.
 #pragma unroll 2
     for (int i = threadIdx.x; i < m * (ROWS / 4); i += THREADS) {
-        int token = i / (ROWS / 4), r = i % (ROWS / 4) * 4, o = first_row + r;
+        int token = i / (ROWS / 4), r = i % (ROWS / 4) * 4, o = tile * ROWS + r;
         if (o < out) {
             float4 v = *(const float4 *)(sums + token * SUM_STRIDE + r);
             float f = factors[token];
             long at = (long)token * out + o;
             v = make_float4(v.x * f, v.y * f, v.z * f, v.w * f);
-            if (gridDim.y > 1) {
+            if (!HELPED && gridDim.y > 1) {
                 *(float4 *)(partial + (long)blockIdx.y * m * out + at) = v;
             } else {
                 v = plus(v, bias == nullptr ? make_uint2(0, 0) : *(const uint2 *)(bias + o));
@@ -263,10 +352,18 @@ __device__ __forceinline__ void smallm(const unsigned char *image, const float *
             const float *factor, int m, const unsigned char *packed, const void *absmax, const float *absmax2,         \
             const float *offset, const float *map, int log_blocksize, const Codebook *codebook, int out, int in,       \
             const bf16 *residual, const bf16 *bias, bf16 *y, float *partial) {                                         \
-        smallm<TOKENS>(image, factor, m, packed, {absmax, absmax2, offset, map, log_blocksize}, codebook, out, in,     \
-                residual, bias, y, partial);                                                                           \
+        smallm<TOKENS, false>(image, factor, m, packed, {absmax, absmax2, offset, map, log_blocksize}, codebook, out,  \
+                in, residual, bias, y, partial, nullptr, 0, 0);                                                        \
     }
 
 VARIANT(16)
 VARIANT(32)
 VARIANT(64)
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) nf4_smallm_64_helped(const unsigned char *image,
+        const float *factor, int m, const unsigned char *packed, const void *absmax, const float *absmax2,
+        const float *offset, const float *map, int log_blocksize, const Codebook *codebook, int out, int in,
+        const bf16 *residual, const bf16 *bias, bf16 *y, float *partial, u32 *arrived, int helpers, int given) {
+    smallm<64, true>(image, factor, m, packed, {absmax, absmax2, offset, map, log_blocksize}, codebook, out, in, residual,
+            bias, y, partial, arrived, helpers, given);
+}

@@ -29,12 +29,20 @@ final class CudaSmallm {
     /** Units of x that a block asks for ahead, and units of W that a warp does. */
     static final int X_STAGES = 3;
     static final int STAGES = 2;
+    /**
+     * Of a multiprocessor's 227 KB, what a block asks for where two would fit: they begin early, and two would come to lie
+     * on one multiprocessor while another has none.
+     */
+    private static final int MOST_OF_SHARED = 198 << 10;
     private static final int ALIGNMENT = 256;
+    /** A helper counts columns one round of tiles beyond W, in 32 bits. */
+    private static final long MOST_HELPED_ELEMENTS = 1L << 30;
 
     private final CudaBackend cuda;
     private final boolean hopper;
     private final Kernel[] kernels = new Kernel[3];
     private final Kernel[] hopperKernels = new Kernel[3];
+    private final Kernel helped;
     private final Kernel image;
     private final Kernel sum;
 
@@ -46,6 +54,7 @@ final class CudaSmallm {
             kernels[i] = m.kernel("smallm", "nf4_smallm_" + (2 << i));
             hopperKernels[i] = m.kernel("smallm_hopper", "nf4_smallm_" + (16 << i) + "_h");
         }
+        helped = m.kernel("smallm_hopper", "nf4_smallm_64_helped");
         image = m.kernel("smallm_hopper", "nf4_smallm_x");
         sum = m.kernel("smallm", "nf4_smallm_sum");
     }
@@ -66,43 +75,99 @@ final class CudaSmallm {
                 && CudaMatmul.aligned(w.absmax()) && CudaMatmul.aligned(y)
                 && (residual == null || CudaMatmul.aligned(residual))
                 && (bias == null || CudaMatmul.aligned(bias));
+        if (units) {
+            multiplyUnits(s, x, w, weight, y, residual, bias);
+            return;
+        }
         int m = x.rows();
         int out = w.outFeatures();
         int tiles = tiles(m);
-        int groups = units ? 1 : Math.ceilDiv(m, 8 * tiles);
-        int parts = parts(w.inFeatures(), Math.ceilDiv(out, BLOCK_ROWS) * groups);
+        int groups = Math.ceilDiv(m, 8 * tiles);
+        int blocks = Math.ceilDiv(out, BLOCK_ROWS);
+        int parts = parts(w.inFeatures(), blocks * groups, cuda.context().multiprocessors());
         boolean whole = parts == 1;
-        Tensor residualNow = whole ? residual : null;
-        Tensor biasNow = whole ? bias : null;
-        long partialBytes = whole ? 0 : DType.F32.bytes((long) parts * m * out);
-        long partial;
-        if (units) {
-            int tokens = Math.max(16, Integer.highestOneBit(2 * m - 1));
-            long factorAt = (partialBytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-            long imageAt = factorAt + ALIGNMENT;
-            partial = cuda.workspace(imageAt + (long) tokens * w.inFeatures() * Short.BYTES);
-            image.launch(s, tokens, IMAGE_THREADS, Kernel.args().ptr(x).i32(m).i32(w.inFeatures())
-                    .ptr(partial + imageAt).ptr(partial + factorAt));
-            hopperKernels[Integer.numberOfTrailingZeros(tokens / 16)].launchEarly(s, Math.ceilDiv(out, BLOCK_ROWS),
-                    parts, HOPPER_WARPS * 32, hopperBytes(tokens),
-                    weight.add(Kernel.args().ptr(partial + imageAt).ptr(partial + factorAt).i32(m)).i32(out)
-                            .i32(w.inFeatures()).ptr(residualNow).ptr(biasNow).ptr(y).ptr(partial));
-        } else {
-            partial = whole ? 0 : cuda.workspace(partialBytes);
-            kernels[Integer.numberOfTrailingZeros(tiles) - 1].launch(s, Math.ceilDiv(out, BLOCK_ROWS), parts, groups,
-                    THREADS, sharedBytes(tiles), weight.add(Kernel.args().ptr(x).i32(m)).i32(out).i32(w.inFeatures())
-                            .ptr(residualNow).ptr(biasNow).ptr(y).ptr(partial));
-        }
+        long partial = whole ? 0 : cuda.workspace(DType.F32.bytes((long) parts * m * out));
+        kernels[Integer.numberOfTrailingZeros(tiles) - 1].launch(s, blocks, parts, groups, THREADS, sharedBytes(tiles),
+                weight.add(Kernel.args().ptr(x).i32(m)).i32(out).i32(w.inFeatures()).ptr(whole ? residual : null)
+                        .ptr(whole ? bias : null).ptr(y).ptr(partial));
         if (!whole) {
-            sum.launch(s, Math.ceilDiv((long) m * out, SUM_THREADS), SUM_THREADS,
-                    Kernel.args().ptr(partial).i32(parts).i32(m).i32(out).ptr(residual).ptr(bias).ptr(y));
+            add(s, partial, parts, y, residual, bias);
         }
     }
 
+    private void multiplyUnits(CudaStream s, Tensor x, QuantizedTensor w, Weight weight, Tensor y, Tensor residual,
+            Tensor bias) {
+        int m = x.rows();
+        int out = w.outFeatures();
+        int in = w.inFeatures();
+        int tokens = Math.max(16, Integer.highestOneBit(2 * m - 1));
+        Division d = divide(tokens, out, in, cuda.context().multiprocessors());
+        int flags = d.helpers() * HOPPER_WARPS;
+        // In the workspace: sums that others add, whether they are there, factors of x, x.
+        long partialBytes = d.parts() > 1 ? DType.F32.bytes((long) d.parts() * m * out)
+                : d.helpers() > 0 ? DType.F32.bytes((long) d.tiles() * BLOCK_ROWS * tokens) : 0;
+        long arrivedAt = aligned(partialBytes);
+        long factorAt = arrivedAt + aligned((long) flags * Integer.BYTES);
+        long imageAt = factorAt + aligned(DType.F32.bytes(tokens));
+        long partial = cuda.workspace(imageAt + (long) tokens * in * Short.BYTES);
+        image.launch(s, tokens, IMAGE_THREADS, Kernel.args().ptr(x).i32(m).i32(in).ptr(partial + imageAt)
+                .ptr(partial + factorAt).ptr(partial + arrivedAt).i32(flags));
+        boolean whole = d.parts() == 1;
+        Kernel.Args args = weight.add(Kernel.args().ptr(partial + imageAt).ptr(partial + factorAt).i32(m)).i32(out)
+                .i32(in).ptr(whole ? residual : null).ptr(whole ? bias : null).ptr(y).ptr(partial);
+        Kernel kernel = hopperKernels[Integer.numberOfTrailingZeros(tokens / 16)];
+        if (d.helpers() > 0) {
+            kernel = helped;
+            args.ptr(partial + arrivedAt).i32(d.helpers()).i32(d.given());
+        }
+        kernel.launchEarly(s, d.tiles() + d.helpers(), d.parts(), HOPPER_WARPS * 32, hopperBytes(tokens), args);
+        if (!whole) {
+            add(s, partial, d.parts(), y, residual, bias);
+        }
+    }
+
+    /** {@code y =} the sum of {@code parts} products, plus residual and bias. */
+    private void add(CudaStream s, long partial, int parts, Tensor y, Tensor residual, Tensor bias) {
+        sum.launchEarly(s, Math.ceilDiv(y.size(), SUM_THREADS), SUM_THREADS, Kernel.args().ptr(partial).i32(parts)
+                .i32(y.rows()).i32(y.cols()).ptr(residual).ptr(bias).ptr(y));
+    }
+
+    private static long aligned(long bytes) {
+        return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    }
+
+    /**
+     * How the blocks of smallm_hopper.cu share the work.
+     *
+     * @param tiles of {@link #BLOCK_ROWS} rows of W
+     * @param parts blocks that share the columns of a tile
+     * @param helpers blocks that have the last columns of several tiles
+     * @param given units of columns of each tile that a helper has
+     */
+    record Division(int tiles, int parts, int helpers, int given) {
+    }
+
+    /**
+     * A block for each multiprocessor, if there are not more tiles than that. A tile has helpers only beside 64 tokens and
+     * only where all tiles are full and elements can be counted in 32 bits.
+     */
+    static Division divide(int tokens, int out, int in, int multiprocessors) {
+        int tiles = Math.ceilDiv(out, BLOCK_ROWS);
+        int parts = parts(in, tiles, multiprocessors);
+        int helpers = Math.min(tiles, Math.max(0, multiprocessors - tiles));
+        if (parts > 1 || helpers == 0 || tokens < ROWS || out % BLOCK_ROWS != 0
+                || (long) out * in > MOST_HELPED_ELEMENTS) {
+            return new Division(tiles, parts, 0, 0);
+        }
+        // A helper has a unit less than an owner keeps, or still less: given * a helper's tiles < units - given.
+        int given = (in / SLAB - 1) / (Math.ceilDiv(tiles, helpers) + 1);
+        return new Division(tiles, 1, given == 0 ? 0 : helpers, given);
+    }
+
     /** Blocks that share the columns of a tile of rows, so that all multiprocessors have work. */
-    private int parts(int in, int blocks) {
+    private static int parts(int in, int blocks, int multiprocessors) {
         int slabs = Math.ceilDiv(in, SLAB);
-        int parts = Math.clamp(cuda.context().multiprocessors() / blocks, 1, Math.max(1, slabs / 2));
+        int parts = Math.clamp(multiprocessors / blocks, 1, Math.max(1, slabs / 2));
         // As in the kernels: no block of columns is left without a slab.
         return Math.ceilDiv(slabs, Math.ceilDiv(slabs, parts));
     }
@@ -125,8 +190,9 @@ final class CudaSmallm {
     }
 
     /** Shared memory of smallm_hopper.cu: units of x, the table with units of W, constants. */
-    private static int hopperBytes(int tokens) {
-        return X_STAGES * tokens * SLAB * Short.BYTES + Nf4Units.TABLE_BYTES
+    static int hopperBytes(int tokens) {
+        int bytes = X_STAGES * tokens * SLAB * Short.BYTES + Nf4Units.TABLE_BYTES
                 + HOPPER_WARPS * STAGES * Nf4Units.CONSTANT_BYTES;
+        return 2 * bytes > MOST_OF_SHARED ? bytes : MOST_OF_SHARED;
     }
 }

@@ -1,6 +1,7 @@
 package qlora4j.cuda;
 
 import static org.assertj.core.api.Assertions.assertThat;
+import static org.junit.jupiter.api.Assumptions.assumeTrue;
 
 import java.util.Random;
 import java.util.stream.IntStream;
@@ -179,34 +180,54 @@ class CudaBlockwiseGpuTest {
                     ? new QuantConfig(QuantType.values()[random.nextInt(2)], 64, true)
                     : new QuantConfig(QuantType.values()[random.nextInt(2)], any(64, 64, 128, 256, 4096),
                             random.nextBoolean());
-            Tensor w = Gpu.normal(random, DType.F32, out, in);
-            Tensor x = Gpu.normal(random, DType.BF16, m, in);
-            for (int row = 0; row < m; row++) {
-                double scale = any(0, 1, 1, 1000) * Math.scalb(1, any(-100, -20, 0, 20, 90));
-                for (int k = 0; k < in; k++) {
-                    // Some elements are far smaller than the others.
-                    x.set((long) row * in + k, scale * x.get((long) row * in + k) * (k % 7 == 0 ? 0x1p-20 : 1));
-                }
+            weightsAreNotRounded(config, m, out, in);
+        }
+    }
+
+    /** Tiles of rows so few that multiprocessors without one help, some with one tile and some with two, or with three. */
+    @ParameterizedTest
+    @ValueSource(ints = {33, 64})
+    void multiprocessorsWithoutRowsHelp(int m) {
+        assumeTrue(TWINS.cuda.modules().hopper("smallm_hopper"), "compute capability 9.0 is not there");
+        int multiprocessors = TWINS.cuda.context().multiprocessors();
+        int tiles = m == 64 ? multiprocessors - 40 : multiprocessors / 2 + 3;
+        int in = m == 64 ? 1280 : 1024;
+        assertThat(CudaSmallm.divide(64, tiles * 128, in, multiprocessors).helpers())
+                .isEqualTo(multiprocessors - tiles);
+        weightsAreNotRounded(new QuantConfig(QuantType.NF4, 64, true), m, tiles * 128, in);
+    }
+
+    /** Beside float64. Other rows are multiplied before, whose sums must not be taken for these. */
+    private void weightsAreNotRounded(QuantConfig config, int m, int out, int in) {
+        Tensor w = Gpu.normal(random, DType.F32, out, in);
+        Tensor x = Gpu.normal(random, DType.BF16, m, in);
+        Tensor before = Gpu.normal(random, DType.BF16, m, in);
+        for (int row = 0; row < m; row++) {
+            double scale = any(0, 1, 1, 1000) * Math.scalb(1, any(-100, -20, 0, 20, 90));
+            for (int k = 0; k < in; k++) {
+                // Some elements are far smaller than the others.
+                x.set((long) row * in + k, scale * x.get((long) row * in + k) * (k % 7 == 0 ? 0x1p-20 : 1));
             }
-            Tensor y = TWINS.onGpu(run -> {
-                QuantizedTensor q = poisoned(run, config, out, in);
-                Blockwise.quantize(run.s, run.in(w), q);
-                Tensor product = run.out(DType.BF16, m, out);
-                Blockwise.matmul(run.s, run.in(x), q, product);
-                return new Tensor[]{product};
-            })[0];
-            double[] weights = values(dequantized(config, w));
-            double[] rows = values(x);
-            double[][] exact = IntStream.range(0, m * out).parallel()
-                    .mapToObj(k -> dot(rows, k / out * in, weights, k % out * in, in)).toArray(double[][]::new);
-            for (int k = 0; k < m * out; k++) {
-                double expected = exact[k][0];
-                double actual = y.get(k);
-                double bound = (CODES_ROUNDING + in * Twins.EPSILON) * exact[k][1];
-                assertThat(Math.abs(actual - expected)).as("m %d, in %d, %s, element %d: %s and %s", m, in, config, k,
-                        actual, expected)
-                        .isLessThanOrEqualTo(bound + 0x1p-8 * (Math.abs(expected) + bound) + 0x1p-133);
-            }
+        }
+        Tensor y = TWINS.onGpu(run -> {
+            QuantizedTensor q = poisoned(run, config, out, in);
+            Blockwise.quantize(run.s, run.in(w), q);
+            Tensor product = run.out(DType.BF16, m, out);
+            Blockwise.matmul(run.s, run.in(before), q, product);
+            Blockwise.matmul(run.s, run.in(x), q, product);
+            return new Tensor[]{product};
+        })[0];
+        double[] weights = values(dequantized(config, w));
+        double[] rows = values(x);
+        double[][] exact = IntStream.range(0, m * out).parallel()
+                .mapToObj(k -> dot(rows, k / out * in, weights, k % out * in, in)).toArray(double[][]::new);
+        for (int k = 0; k < m * out; k++) {
+            double expected = exact[k][0];
+            double actual = y.get(k);
+            double bound = (CODES_ROUNDING + in * Twins.EPSILON) * exact[k][1];
+            assertThat(Math.abs(actual - expected)).as("m %d, in %d, %s, element %d: %s and %s", m, in, config, k,
+                    actual, expected)
+                    .isLessThanOrEqualTo(bound + 0x1p-8 * (Math.abs(expected) + bound) + 0x1p-133);
         }
     }
 

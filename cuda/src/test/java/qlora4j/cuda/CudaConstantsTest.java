@@ -11,6 +11,7 @@ import java.util.regex.Pattern;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.CsvSource;
+import org.junit.jupiter.params.provider.ValueSource;
 import qlora4j.blockwise.QuantConfig;
 import qlora4j.blockwise.QuantType;
 import qlora4j.model.DecoderFaults;
@@ -99,5 +100,28 @@ class CudaConstantsTest {
         Map<String, Integer> java = Map.of("WARPS", CudaSmallm.HOPPER_WARPS, "STAGES", CudaSmallm.STAGES, "X_STAGES",
                 CudaSmallm.X_STAGES, "ROW_BYTES", Nf4Units.TABLE_BYTES / 256);
         assertThat(java.get(name)).isEqualTo(expected);
+    }
+
+    /** Two blocks of smallm_hopper.cu do not fit on one multiprocessor, one does. */
+    @ParameterizedTest
+    @ValueSource(ints = {16, 32, 64})
+    void blocksHaveAMultiprocessorEach(int tokens) {
+        assertThat(CudaSmallm.hopperBytes(tokens)).isBetween((227 << 10) / 2 + 1, 224 << 10);
+    }
+
+    /** 132 multiprocessors: tiles of 128 rows are split while there are too few, then helped, and from 132 on alone. */
+    @ParameterizedTest
+    @CsvSource({"64,14336,4096,112,1,20,2", "32,14336,4096,112,1,0,0", "64,4096,4096,32,4,0,0", "64,1024,4096,8,8,0,0",
+            "64,4096,14336,32,4,0,0", "64,11008,4096,86,1,46,5", "64,8576,4096,67,1,65,5", "64,8572,4096,67,1,0,0",
+            "64,8576,512,67,1,0,0", "64,8576,768,67,1,0,0", "64,8576,1024,67,1,65,1", "64,16640,4096,130,1,2,0",
+            "64,16384,65536,128,1,4,7", "64,16384,65792,128,1,0,0", "64,16896,4096,132,1,0,0",
+            "64,28672,8192,224,1,0,0",
+            "64,4,256,1,1,0,0"})
+    void rowsAreDivided(int tokens, int out, int in, int tiles, int parts, int helpers, int given) {
+        CudaSmallm.Division d = CudaSmallm.divide(tokens, out, in, 132);
+        assertThat(d).isEqualTo(new CudaSmallm.Division(tiles, parts, given == 0 ? 0 : helpers, given));
+        if (given > 0) {
+            assertThat(given * Math.ceilDiv(tiles, helpers)).as("a helper's units").isLessThan(in / 256 - given);
+        }
     }
 }
