@@ -23,6 +23,8 @@ public interface Gating {
     /**
      * A piece of {@link #backward(Stream, Tensor, Tensor, Tensor)}, likewise; dOut becomes {@code silu(gate)·up}, as it was
      * forward.
+     *
+     * @param scratch of at least {@code n} elements, overwritten
      */
-    void backward(Tensor dOut, Tensor gate, Tensor up, long from, int n);
+    void backward(Tensor dOut, Tensor gate, Tensor up, long from, int n, float[] scratch);
 }

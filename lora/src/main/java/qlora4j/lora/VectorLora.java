@@ -154,7 +154,8 @@ final class VectorLora extends ComposedLora {
         // Before this x is dx, afterwards what the layer took forward: one sigmoid is for both, and for the gradients.
         team.run((int) Math.ceilDiv(x.size(), (long) GATED), (task, worker) -> {
             long from = (long) task * GATED;
-            gating.backward(x, gate, up, from, (int) Math.min(GATED, x.size() - from));
+            scratch[worker].grow(GATED);
+            gating.backward(x, gate, up, from, (int) Math.min(GATED, x.size() - from), scratch[worker].row);
         });
         gradients(s, calls, pairs, dys, x, parts(new Tensor[]{u}, pairs), dus, null);
     }

@@ -194,8 +194,8 @@ public final class DecoderOps {
         }
 
         @Override
-        public void backward(Tensor dOut, Tensor gate, Tensor up, long from, int n) {
-            VectorElementwise.swigluGradients(dOut, gate, up, from, n);
+        public void backward(Tensor dOut, Tensor gate, Tensor up, long from, int n, float[] scratch) {
+            VectorElementwise.swigluGradients(dOut, gate, up, from, n, scratch);
         }
     };
 

@@ -146,10 +146,15 @@ final class VectorElementwise {
         Floats.store(u, 0, n, dUp, from);
     }
 
-    /** A piece of it, of float32 and in place, and {@code dOut} becomes SwiGLU itself; see {@link qlora4j.lora.Gating}. */
-    static void swigluGradients(Tensor dOut, Tensor gate, Tensor up, long from, int n) {
+    /**
+     * A piece of it, of float32 and in place, and {@code dOut} becomes SwiGLU itself; see {@link qlora4j.lora.Gating}. The
+     * sigmoids are a loop of their own, since in one loop they and what is read and written are together more than the
+     * compiler always inlines, and what it does not makes its vectors on the heap.
+     */
+    static void swigluGradients(Tensor dOut, Tensor gate, Tensor up, long from, int n, float[] sigmas) {
         int i = n / Lanes.L * Lanes.L;
-        swigluGradients(dOut.data(), gate.data(), up.data(), 4 * from, i);
+        sigmoids(gate.data(), 4 * from, i, sigmas);
+        swigluGradients(dOut.data(), gate.data(), up.data(), 4 * from, i, sigmas);
         for (long at = from + i; at < from + n; at++) {
             float d = (float) dOut.get(at);
             float g = (float) gate.get(at);
@@ -161,13 +166,21 @@ final class VectorElementwise {
         }
     }
 
-    private static void swigluGradients(MemorySegment dOut, MemorySegment gate, MemorySegment up, long offset, int n) {
+    private static void sigmoids(MemorySegment x, long offset, int n, float[] out) {
+        for (int i = 0; i < n; i += Lanes.L) {
+            VectorMath.sigmoid(FloatVector.fromMemorySegment(Lanes.F, x, offset + 4L * i, ByteOrder.LITTLE_ENDIAN))
+                    .intoArray(out, i);
+        }
+    }
+
+    private static void swigluGradients(MemorySegment dOut, MemorySegment gate, MemorySegment up, long offset, int n,
+            float[] sigmas) {
         for (int i = 0; i < n; i += Lanes.L) {
             long at = offset + 4L * i;
             FloatVector d = FloatVector.fromMemorySegment(Lanes.F, dOut, at, ByteOrder.LITTLE_ENDIAN);
             FloatVector g = FloatVector.fromMemorySegment(Lanes.F, gate, at, ByteOrder.LITTLE_ENDIAN);
             FloatVector u = FloatVector.fromMemorySegment(Lanes.F, up, at, ByteOrder.LITTLE_ENDIAN);
-            FloatVector sigma = VectorMath.sigmoid(g);
+            FloatVector sigma = FloatVector.fromArray(Lanes.F, sigmas, i);
             FloatVector slope = g.mul(sigma.neg().add(1f)).add(1f);
             g.mul(sigma).mul(u).intoMemorySegment(dOut, at, ByteOrder.LITTLE_ENDIAN);
             d.mul(u).mul(sigma).mul(slope).intoMemorySegment(gate, at, ByteOrder.LITTLE_ENDIAN);
