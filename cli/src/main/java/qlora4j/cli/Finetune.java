@@ -157,18 +157,17 @@ final class Finetune implements Callable<Integer> {
 
     /** The backend, if it can do what is asked for; what cannot be is said before anything is loaded. */
     private Backend openOrClose(ModelDirectory directory, TrainSettings settings) {
+        Backend opened = null;
         try {
-            Backend opened = backend.open();
+            opened = backend.open();
             if (settings.offloadActivations()) {
-                try {
-                    HostLayerInputs.requireGpu(opened);
-                } catch (RuntimeException e) {
-                    opened.close();
-                    throw e;
-                }
+                HostLayerInputs.requireGpu(opened);
             }
             return opened;
         } catch (RuntimeException e) {
+            if (opened != null) {
+                opened.close();
+            }
             directory.close();
             throw e;
         }

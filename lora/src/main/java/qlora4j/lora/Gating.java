@@ -8,6 +8,9 @@ import qlora4j.tensor.Tensor;
  * kernels that do not make it of what their products give.
  */
 public interface Gating {
+    /** Elements of a task where threads of the cpu backend share the work. */
+    int PIECE = 4096;
+
     /** {@code out = silu(gate)·up}; all [N, F]. */
     void forward(Stream s, Tensor gate, Tensor up, Tensor out);
 

@@ -21,8 +21,6 @@ import qlora4j.tensor.VectorMatmul;
  */
 final class VectorLora extends ComposedLora {
     private static final int ROWS_PER_TASK = 16;
-    /** Elements of a task of SwiGLU. */
-    private static final int GATED = 4096;
     /** Up to so many rows products read each weight once, straight through, and are better left alone. */
     private static final int FEW_ROWS = VectorMatmul.FEW_ROWS;
     private static final VectorSpecies<Long> LONGS = VectorSpecies.of(long.class, Lanes.F.vectorShape());
@@ -152,10 +150,10 @@ final class VectorLora extends ComposedLora {
         Tensor[] dus = parts(new Tensor[]{du}, pairs);
         products.backward(s, calls, pairs, dys, null, x, dus, true, false);
         // Before this x is dx, afterwards what the layer took forward: one sigmoid is for both, and for the gradients.
-        team.run((int) Math.ceilDiv(x.size(), (long) GATED), (task, worker) -> {
-            long from = (long) task * GATED;
-            scratch[worker].grow(GATED);
-            gating.backward(x, gate, up, from, (int) Math.min(GATED, x.size() - from), scratch[worker].row);
+        team.run((int) Math.ceilDiv(x.size(), (long) Gating.PIECE), (task, worker) -> {
+            long from = (long) task * Gating.PIECE;
+            scratch[worker].grow(Gating.PIECE);
+            gating.backward(x, gate, up, from, (int) Math.min(Gating.PIECE, x.size() - from), scratch[worker].row);
         });
         gradients(s, calls, pairs, dys, x, parts(new Tensor[]{u}, pairs), dus, null);
     }

@@ -7,6 +7,7 @@ import java.util.List;
 import java.util.Set;
 import qlora4j.lora.Linear.Adapters;
 import qlora4j.tensor.Allocation;
+import qlora4j.tensor.ArenaPlan;
 import qlora4j.tensor.Backend;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.HostCopies;
@@ -27,8 +28,6 @@ import qlora4j.tensor.Tensor;
  * a row draws what it would alone, and two rows of one prompt, adapter and seed are the same.
  */
 public final class BatchGenerator implements AutoCloseable {
-    private static final long ALIGNMENT = 64;
-
     private final Decoder decoder;
     private final Backend backend;
     private final Stream stream;
@@ -80,7 +79,7 @@ public final class BatchGenerator implements AutoCloseable {
     }
 
     private static long aligned(long bytes) {
-        return Math.ceilDiv(bytes, ALIGNMENT) * ALIGNMENT;
+        return Math.ceilDiv(bytes, ArenaPlan.ALIGNMENT) * ArenaPlan.ALIGNMENT;
     }
 
     /**

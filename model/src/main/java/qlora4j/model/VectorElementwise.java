@@ -3,6 +3,7 @@ package qlora4j.model;
 import java.lang.foreign.MemorySegment;
 import java.nio.ByteOrder;
 import jdk.incubator.vector.FloatVector;
+import qlora4j.lora.Gating;
 import qlora4j.tensor.DType;
 import qlora4j.tensor.Floats;
 import qlora4j.tensor.Lanes;
@@ -11,8 +12,6 @@ import qlora4j.tensor.Tensor;
 
 /** SwiGLU, rotary positions and the copying of rows, in pieces of a fixed size shared by a team. */
 final class VectorElementwise {
-    /** Elements of one task of SwiGLU. */
-    private static final int PIECE = 4096;
     /** Elements that are converted at a time: three arrays of them stay in the first-level cache. */
     private static final int CONVERTED = 1024;
     private static final int ROWS_PER_TASK = 16;
@@ -29,7 +28,7 @@ final class VectorElementwise {
 
     /** Whole vectors of float32 are read and written where they lie: to wait for one array after another takes longer. */
     void swiglu(Tensor gate, Tensor up, Tensor out) {
-        pieces(out.size(), PIECE, (from, n, worker) -> {
+        pieces(out.size(), Gating.PIECE, (from, n, worker) -> {
             int direct = allFloats(gate, up, out) ? n / Lanes.L * Lanes.L : 0;
             swiglu(gate.data(), up.data(), out.data(), 4 * from, direct);
             for (int i = direct; i < n; i += CONVERTED) {
@@ -68,7 +67,7 @@ final class VectorElementwise {
         Floats.store(g, 0, n, out, from);
     }
 
-    /** A piece of it, of float32; see {@link qlora4j.lora.Gating}. */
+    /** A piece of it, of float32; see {@link Gating}. */
     static void swiglu(Tensor gate, Tensor up, long from, int n, float[] out, int at) {
         int i = n / Lanes.L * Lanes.L;
         swiglu(gate.data(), up.data(), 4 * from, i, out, at);
@@ -109,7 +108,7 @@ final class VectorElementwise {
     }
 
     void swigluBackward(Tensor dOut, Tensor gate, Tensor up, Tensor dGate, Tensor dUp) {
-        pieces(dOut.size(), PIECE, (from, n, worker) -> {
+        pieces(dOut.size(), Gating.PIECE, (from, n, worker) -> {
             int direct = allFloats(dOut, gate, up, dGate, dUp) ? n / Lanes.L * Lanes.L : 0;
             swigluGradients(dOut.data(), gate.data(), up.data(), dGate.data(), dUp.data(), 4 * from, direct);
             for (int i = direct; i < n; i += CONVERTED) {
@@ -147,7 +146,7 @@ final class VectorElementwise {
     }
 
     /**
-     * A piece of it, of float32 and in place, and {@code dOut} becomes SwiGLU itself; see {@link qlora4j.lora.Gating}. The
+     * A piece of it, of float32 and in place, and {@code dOut} becomes SwiGLU itself; see {@link Gating}. The
      * sigmoids are a loop of their own, since in one loop they and what is read and written are together more than the
      * compiler always inlines, and what it does not makes its vectors on the heap.
      */
